@@ -1,0 +1,74 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint fmt types imports unit integration system chaos eval-routing eval-retrieval train-router lock clean
+
+help: ## Show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Capataz needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.lock | $(BIN)/python
+	@echo "installing what the service needs (once)"
+	@$(PIP) -r requirements.lock
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock | $(BIN)/python
+	@echo "installing what the tests need (once)"
+	@$(PIP) -r requirements-dev.lock
+	@touch $@ $(VENV)/.run
+
+setup: $(VENV)/.dev ## Make the environment for development
+
+run: $(VENV)/.run ## Serve on port 8000: embedded Redis and the offline model unless configured otherwise
+	@$(BIN)/python -m app.main
+
+test: lint types imports unit integration system chaos ## Everything that CI runs
+
+lint: $(VENV)/.dev ## Style of the code
+	@$(BIN)/ruff format --check --quiet . || { echo "make fmt mends this"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+
+fmt: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+types: $(VENV)/.dev ## Types of the code
+	@$(BIN)/mypy
+
+imports: $(VENV)/.dev ## Which part may import which
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+
+unit: $(VENV)/.dev ## Tests without I/O, and the contracts
+	@$(PYTEST) -q tests/unit tests/contracts
+
+integration: $(VENV)/.dev ## Tests with a real Redis, which they start
+	@$(PYTEST) -q tests/integration
+
+system: $(VENV)/.dev ## Tests of the whole service over HTTP
+	@$(PYTEST) -q tests/system
+
+chaos: $(VENV)/.dev ## The same with one fault per test
+	@$(PYTEST) -q tests/chaos
+
+eval-routing: $(VENV)/.dev ## Accuracy of the offline router, per desk
+	@$(BIN)/python -m benchmarks.eval_routing
+
+eval-retrieval: $(VENV)/.dev ## Precision of the help-centre search
+	@$(BIN)/python -m benchmarks.eval_retrieval
+
+train-router: $(VENV)/.dev ## Train the offline router from the committed rows
+	@$(BIN)/python -m benchmarks.train_router
+
+lock: $(VENV)/.dev ## Pin the dependencies anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -c requirements-dev.lock -o requirements.lock
+
+clean: ## Remove what was made, data included
+	@rm -rf $(VENV) .data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

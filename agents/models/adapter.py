@@ -1,0 +1,161 @@
+"""Any LangChain chat model behind our port; its errors become our kinds here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import openai
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ModelError, ModelRateLimitError
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config, merge_configs
+
+from agents.errors import ModelRejectedRequest, ModelThrottled, ModelTimedOut, ModelUnavailable, OutputInvalid, QuotaExhausted, StreamBroken
+from agents.models.port import ModelReply, ModelRequest
+from agents.models.prices import cost_usd
+from agents.usage import Usage
+from resilience.context import CallContext, Output
+from resilience.errors import DependencyError
+
+NO_STREAM = "nostream"
+"""LangGraph's tag for calls whose tokens stay inside."""
+
+
+class LangChainModel:
+    """One LangChain chat model as a `ChatModel`.
+
+    Args:
+        model: The model; its own retries must be off.
+        name: Its name at the provider.
+        provider: Which endpoint serves it.
+    """
+
+    def __init__(self, model: BaseChatModel, *, name: str, provider: str) -> None:
+        self._model = model
+        self._name = name
+        self._provider = provider
+
+    @property
+    def name(self) -> str:
+        """The model's name at its provider."""
+        return self._name
+
+    @property
+    def provider(self) -> str:
+        """Which endpoint serves it."""
+        return self._provider
+
+    async def complete(self, request: ModelRequest, ctx: CallContext) -> ModelReply:
+        """See `ChatModel.complete`."""
+        try:
+            message = await self._model.ainvoke(list(request.messages), _config(request, ctx.output), **_arguments(request))
+        except DependencyError:
+            raise
+        except Exception as exc:
+            ours = _translate(exc, ctx.output)
+            if ours is None:
+                raise
+            raise ours from exc
+        _check(message)
+        return ModelReply(message, self._usage(message), self._name)
+
+    def _usage(self, message: AIMessage) -> Usage:
+        used = message.usage_metadata
+        if used is None:
+            return Usage()
+        tokens = used["input_tokens"], used["output_tokens"]
+        return Usage(*tokens, cost_usd(self._provider, self._name, *tokens))
+
+
+class _FirstToken(BaseCallbackHandler):
+    """Starts the output with the first token that has text; tool calls are not shown before they are whole."""
+
+    run_inline = True
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, **kwargs: Any) -> None:
+        if token:
+            self._output.start()
+
+
+def _config(request: ModelRequest, output: Output) -> RunnableConfig:
+    own: RunnableConfig = {"callbacks": [_FirstToken(output)]} if request.is_visible else {"tags": [NO_STREAM]}
+    # `ainvoke` replaces the callbacks it inherits from the node, and with them the node's token stream: merge first.
+    return merge_configs(ensure_config(), own)
+
+
+def _arguments(request: ModelRequest) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    if request.tools:
+        arguments["tools"] = list(request.tools)
+    if request.response_schema is not None:
+        arguments["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": request.schema_name, "schema": request.response_schema, "strict": True},
+        }
+    if not request.is_visible:
+        arguments["stream"] = False
+    return arguments
+
+
+def _check(message: AIMessage) -> None:
+    finish = message.response_metadata.get("finish_reason")
+    if message.additional_kwargs.get("refusal") or finish == "content_filter":
+        raise OutputInvalid("refused", "the model would not answer")
+    if finish == "length":
+        raise OutputInvalid("cut", "the answer reached the model's token limit")
+    if message.invalid_tool_calls:
+        raise OutputInvalid("garbage", f"arguments of {message.invalid_tool_calls[0].get('name')} are not JSON")
+    if not message.tool_calls and not message.text.strip():
+        raise OutputInvalid("empty", "no text and no tool call")
+    if finish is None:
+        raise OutputInvalid("cut", "the answer ended without a finish reason")
+
+
+def _translate(exc: Exception, output: Output) -> DependencyError | None:
+    """The error of ours that `exc` means; None: it is not the provider's."""
+    if output.has_started:
+        return StreamBroken(f"the stream broke after its first token: {type(exc).__name__}")
+    if isinstance(exc, openai.RateLimitError | ModelRateLimitError):
+        if getattr(exc, "code", None) == "insufficient_quota":
+            return QuotaExhausted("the provider account has no quota left")
+        return ModelThrottled("the provider answered 429", retry_after=_retry_after(exc))
+    # An API timeout is also a connection error, so it goes first; TimeoutError is the gap between two chunks.
+    if isinstance(exc, openai.APITimeoutError | TimeoutError):
+        return ModelTimedOut("the provider did not answer in time")
+    # The client judges answers with a schema itself, and its verdicts are no API errors.
+    if isinstance(exc, openai.LengthFinishReasonError):
+        return OutputInvalid("cut", "the answer reached the model's token limit")
+    if isinstance(exc, openai.ContentFilterFinishReasonError):
+        return OutputInvalid("refused", "the model would not answer")
+    if isinstance(exc, openai.APIResponseValidationError):
+        return OutputInvalid("garbage", "the provider's answer is not a completion")
+    if isinstance(exc, openai.APIStatusError):
+        if exc.status_code >= 500 or exc.status_code in (408, 409):
+            return ModelUnavailable(f"the provider answered {exc.status_code}", retry_after=_retry_after(exc))
+        return ModelRejectedRequest(f"the provider refused the request with {exc.status_code}")
+    if isinstance(exc, openai.APIConnectionError):
+        return ModelUnavailable("the provider is out of reach")
+    if isinstance(exc, openai.APIError):
+        return ModelUnavailable("the provider reported an error inside the stream")
+    if isinstance(exc, ModelError):
+        return ModelUnavailable(type(exc).__name__) if exc.is_retryable else ModelRejectedRequest(type(exc).__name__)
+    if isinstance(exc, OSError):
+        return ModelUnavailable(type(exc).__name__)
+    if isinstance(exc, ValueError | TypeError | KeyError | IndexError | AttributeError):
+        # What the client library stumbles over when a 200 carries something else than a completion.
+        return OutputInvalid("garbage", f"the provider's answer is not a completion ({type(exc).__name__})")
+    return None
+
+
+def _retry_after(exc: Exception) -> float | None:
+    headers = getattr(getattr(exc, "response", None), "headers", {})
+    try:
+        return max(0.0, float(headers.get("retry-after", "")))
+    except ValueError:
+        return None

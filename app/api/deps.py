@@ -1,0 +1,82 @@
+"""What routes are given: the services, and whose request it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+
+from app.errors import Unauthenticated
+from app.runs.service import RunService
+from app.telemetry.metrics import Metrics
+from app.threads.service import ThreadService
+
+OPEN_TENANT = "default"
+"""Whose requests they are where no keys are configured."""
+
+
+class ApiKeys:
+    """Which key is whose; without any, everybody is `OPEN_TENANT`.
+
+    Keys are looked up by digest, so that the time of a look-up tells nothing of a key.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._tenants = {_digest(key): tenant for key, tenant in keys.items()}
+
+    def tenant(self, key: str | None) -> str:
+        """Whose key it is.
+
+        Raises:
+            Unauthenticated: A key is needed and there is none, or it is nobody's.
+        """
+        if not self._tenants:
+            return OPEN_TENANT
+        if not key:
+            raise Unauthenticated("send an API key as x-api-key, or as Authorization: Bearer", "api_key_missing")
+        tenant = self._tenants.get(_digest(key))
+        if tenant is None:
+            raise Unauthenticated("this API key is not known here", "api_key_unknown")
+        return tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes work with; made in `app.bootstrap`."""
+
+    api_keys: ApiKeys
+    threads: ThreadService
+    runs: RunService
+    assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id
+    metrics: Metrics
+    check_storage: Callable[[], Awaitable[None]]
+    version: str
+    started_at: datetime
+
+
+def services(request: Request) -> Services:
+    """The services of this process."""
+    found: Services = request.state.services
+    return found
+
+
+def tenant(
+    request: Request,
+    key: Annotated[str | None, Security(APIKeyHeader(name="x-api-key", auto_error=False))],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
+) -> str:
+    """Whose request it is."""
+    return services(request).api_keys.tenant(key or (bearer.credentials if bearer else None))
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+TenantDep = Annotated[str, Depends(tenant)]
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

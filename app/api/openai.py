@@ -1,0 +1,188 @@
+"""OpenAI's chat protocol for every client that speaks it: a model is an assistant, a completion is a stateless run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field, JsonValue
+
+from app.api.deps import Services, ServicesDep, TenantDep
+from app.api.runs import run_request
+from app.api.schemas import StatelessRunCreate
+from app.api.sse import HEARTBEAT, HEARTBEAT_FRAME, event_stream
+from app.errors import AppError, NotFound
+from app.runs.events import LogReader
+from app.runs.service import StartedRun
+from app.storage.errors import StorageUnavailable
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+
+class ChatMessage(BaseModel):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[dict[str, JsonValue]] | None = None
+    name: str | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides the text."""
+
+    include_usage: bool = False
+
+
+class ChatCompletionRequest(BaseModel):
+    """A completion to be made; sampling fields are ignored, since the assistant chooses its own models."""
+
+    model: str = Field(min_length=1, examples=["supervisor"])
+    messages: list[ChatMessage] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = 1
+
+
+class Model(BaseModel):
+    """An assistant under OpenAI's name for it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "capataz"
+
+
+class ModelList(BaseModel):
+    """All assistants."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ParameterNotSupported(AppError):
+    """A field has a value that we cannot serve."""
+
+    code = "unsupported_parameter"
+    status = 400
+
+    def __init__(self, detail: str, param: str) -> None:
+        super().__init__(detail)
+        self.param = param
+
+
+class RunFailed(AppError):
+    """The run behind a completion failed."""
+
+    code = "server_error"
+    status = 500
+
+
+@router.get("/models", name="list_models")
+async def list_models(services: ServicesDep, tenant: TenantDep) -> ModelList:
+    """The assistants."""
+    return ModelList(data=[_model(services, graph_id) for _, graph_id in services.assistants])
+
+
+@router.get("/models/{model_id}", name="get_model")
+async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> Model:
+    """One assistant."""
+    _check_model(services, model_id)
+    return _model(services, model_id)
+
+
+@router.post("/chat/completions", name="create_chat_completion", response_class=JSONResponse)
+async def create_chat_completion(body: ChatCompletionRequest, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Answer a conversation, as a whole or as a stream."""
+    _check_model(services, body.model)
+    if body.n != 1:
+        raise ParameterNotSupported("n must be 1: an assistant gives one answer", "n")
+    # Calls and results of the client's own tools are not ours to read.
+    spoken = [message for message in body.messages if message.content and message.role != "tool"]
+    messages: list[JsonValue] = [message.model_dump(include={"role", "content"}) for message in spoken]
+    run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, stream_mode=["messages-tuple"], on_disconnect="cancel")
+    started = await services.runs.start(tenant, None, run_request(run))
+    if body.stream:
+        reader = await services.runs.reader(tenant, started.record, after=0)
+        return event_stream(_chunks(services, started, reader, body), {})
+    outcome = await started.task
+    if outcome.error is not None:
+        raise RunFailed(outcome.error["message"], outcome.error["code"])
+    usage = _usage(outcome.values)
+    message = {"role": "assistant", "content": outcome.values.get("answer") or ""}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return JSONResponse({**_head(started, body.model, "chat.completion"), "choices": [choice], "usage": usage})
+
+
+async def _chunks(services: Services, started: StartedRun, reader: LogReader, body: ChatCompletionRequest) -> AsyncIterator[bytes]:
+    """The answer's tokens; a draft that a human's call replaced stays, with the last word after it."""
+    head = _head(started, body.model, "chat.completion.chunk")
+    yield _chunk({**head, "choices": [_delta({"role": "assistant", "content": ""})]})
+    spoken: dict[str, str] = {}
+    try:
+        while not reader.has_ended:
+            events = await reader.read(HEARTBEAT)
+            if not events:
+                yield HEARTBEAT_FRAME
+            for event in events:
+                if event.name == "messages" and (text := _new_text(event.data, spoken)):
+                    yield _chunk({**head, "choices": [_delta({"content": text})]})
+        outcome = await started.task
+        if outcome.error is not None:
+            yield _chunk(
+                {"error": {"message": outcome.error["message"], "type": "server_error", "param": None, "code": outcome.error["code"]}}
+            )
+            return
+        yield _chunk({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        if body.stream_options and body.stream_options.include_usage:
+            yield _chunk({**head, "choices": [], "usage": _usage(outcome.values)})
+        yield b"data: [DONE]\n\n"
+    except StorageUnavailable as exc:
+        yield _chunk({"error": {"message": "the storage cannot be reached", "type": "server_error", "param": None, "code": exc.code}})
+    finally:
+        if not started.task.done():
+            services.runs.cancel(started.record.run_id)
+
+
+def _new_text(data: bytes, spoken: dict[str, str]) -> str:
+    """What this event adds to the text; a message after the first begins a new paragraph."""
+    message, _ = orjson.loads(data)
+    if message["type"] not in ("AIMessageChunk", "ai") or not isinstance(message["content"], str) or not message["content"]:
+        return ""
+    key, text = str(message["id"]), str(message["content"])
+    if message["type"] == "ai" and key in spoken:
+        return ""
+    gap = "\n\n" if spoken and key not in spoken else ""
+    spoken[key] = text
+    return gap + text
+
+
+def _head(started: StartedRun, model: str, kind: str) -> dict[str, Any]:
+    created = int(started.record.created_at.timestamp())
+    return {"id": f"chatcmpl-{started.record.run_id}", "object": kind, "created": created, "model": model}
+
+
+def _delta(delta: dict[str, str]) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": None}
+
+
+def _chunk(payload: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def _usage(values: dict[str, Any]) -> dict[str, int]:
+    used = values.get("usage") or {"input_tokens": 0, "output_tokens": 0}
+    read, written = used["input_tokens"], used["output_tokens"]
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def _check_model(services: Services, model: str) -> None:
+    known = [graph_id for _, graph_id in services.assistants]
+    if model not in known:
+        raise NotFound(f"there is no model {model!r}; there are: {', '.join(known)}", "model_not_found")
+
+
+def _model(services: Services, graph_id: str) -> Model:
+    return Model(id=graph_id, created=int(services.started_at.timestamp()))

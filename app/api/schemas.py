@@ -1,0 +1,232 @@
+"""The wire types. Unknown fields are ignored, as the protocol wants it; what is named here is enforced."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+from app.errors import InvalidInput
+from app.storage.redis.runs import RunRecord, RunStatus
+from app.storage.redis.threads import ThreadRecord, ThreadStatus
+
+StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug"]
+Metadata = dict[str, JsonValue]
+_NOT_YET = ("after_seconds", "webhook")
+
+
+class _Output(BaseModel):
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class ThreadCreate(BaseModel):
+    """A thread to be made."""
+
+    thread_id: UUID | None = Field(None, description="Its id; without one the service chooses.")
+    metadata: Metadata | None = Field(None, description="Free data to find it by.")
+    if_exists: Literal["raise", "do_nothing"] = Field(
+        "raise", description="What to do if there is one of this id: 409, or return it unchanged."
+    )
+
+
+class Thread(_Output):
+    """A conversation."""
+
+    thread_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    state_updated_at: datetime
+    metadata: Metadata
+    status: ThreadStatus
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    values: dict[str, Any] | None = Field(None, description="The latest state; null before the first run.")
+    interrupts: dict[str, list[dict[str, Any]]] = Field(default_factory=dict, description="What waits for an answer, by task.")
+    error: dict[str, Any] | None = Field(None, description="Why the last run failed.")
+
+    @classmethod
+    def of(cls, record: ThreadRecord, values: dict[str, Any] | None) -> Thread:
+        """The thread as callers see it; `values` are plain JSON."""
+        return cls(
+            thread_id=UUID(record.thread_id),
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            state_updated_at=record.state_updated_at,
+            metadata=record.metadata,
+            status=record.status,
+            values=values,
+            interrupts=record.interrupts,
+            error=record.error,
+        )
+
+
+class Run(_Output):
+    """One execution of an assistant on a thread."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    status: RunStatus
+    metadata: Metadata
+    multitask_strategy: str
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, serialization_alias="kwargs", description="Always empty; kept for the protocol."
+    )
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Run:
+        """The run as callers see it."""
+        return cls(
+            run_id=UUID(record.run_id),
+            thread_id=UUID(record.thread_id),
+            assistant_id=UUID(record.assistant_id),
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            status=record.status,
+            metadata={**record.metadata, "graph_id": record.graph_id, "assistant_id": record.assistant_id},
+            multitask_strategy=record.multitask_strategy,
+        )
+
+
+class RunConfig(BaseModel):
+    """Settings of the execution."""
+
+    tags: list[str] = Field(default_factory=list, description="Words that events and traces of the run carry.")
+    recursion_limit: int | None = Field(None, ge=1, description="Most supersteps; at most the graph's own limit.")
+
+
+class Command(BaseModel):
+    """An answer to an interrupt, or a jump; takes the place of `input`."""
+
+    resume: JsonValue = Field(None, description="The answer, or a map of interrupt id to answer.")
+    update: dict[str, JsonValue] | list[tuple[str, JsonValue]] | None = Field(
+        None, description="Changes to the state: what a run's `input` may hold, and no more."
+    )
+    goto: str | list[str] | None = Field(None, description="Nodes to go on with.")
+
+
+class CheckpointRef(BaseModel):
+    """A state to begin from; the path's thread wins over any thread named here."""
+
+    checkpoint_id: str | None = None
+    checkpoint_ns: str = ""
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class RunCreate(BaseModel):
+    """A run to be made on a thread."""
+
+    assistant_id: str = Field(min_length=1, description="Name of a graph, or id of an assistant.", examples=["supervisor"])
+    input: dict[str, JsonValue] | None = Field(
+        None,
+        description="What the run is given; null continues from the checkpoint.",
+        examples=[{"messages": [{"role": "user", "content": "Why was I charged a fee for my transfer?"}]}],
+    )
+    command: Command | None = None
+    config: RunConfig = Field(default_factory=RunConfig)
+    metadata: Metadata | None = None
+    stream_mode: Annotated[list[StreamMode], BeforeValidator(_listed)] = Field(["values"], description="One mode, or a list.")
+    stream_subgraphs: bool = Field(False, description="Stream the events of subgraphs too.")
+    stream_resumable: bool = Field(False, description="Keep the events for 24 hours after the run instead of one minute.")
+    interrupt_before: list[str] | Literal["*"] = Field(default_factory=list, description="Nodes to stop before.")
+    interrupt_after: list[str] | Literal["*"] = Field(default_factory=list, description="Nodes to stop after.")
+    checkpoint: CheckpointRef | None = Field(None, description="Begin from this state of the thread instead of the latest.")
+    checkpoint_id: str | None = Field(None, description="The same, by id.")
+    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] = Field(
+        "enqueue", description="What to do on a busy thread. Today every strategy is answered with 409 there."
+    )
+    if_not_exists: Literal["reject", "create"] = Field("reject", description="What to do if there is no such thread: 404, or make it.")
+    on_disconnect: Literal["continue", "cancel"] = Field("continue", description="What happens to the run when the caller leaves.")
+    durability: Literal["async", "sync", "exit"] = Field("async", description="When checkpoints are written.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_yet(cls, data: Any) -> Any:
+        """What we cannot do yet is refused, since ignoring it would lose work."""
+        for name in _NOT_YET:
+            if isinstance(data, dict) and data.get(name):
+                raise InvalidInput(f"{name} is not supported by this version", "not_supported")
+        return data
+
+
+class StatelessRunCreate(RunCreate):
+    """A run without a thread of the caller's."""
+
+    on_completion: Literal["delete", "keep"] = Field("delete", description="What happens to the run's own thread at its end.")
+
+
+class CheckpointId(BaseModel):
+    """A checkpoint object."""
+
+    checkpoint_id: str = Field(min_length=1)
+
+
+class CheckpointConfig(BaseModel):
+    """A config that holds a checkpoint."""
+
+    configurable: CheckpointId
+
+
+class HistoryRequest(BaseModel):
+    """Which states of a thread are wanted."""
+
+    limit: int = Field(1, ge=1, le=1000)
+    before: str | CheckpointId | CheckpointConfig | None = Field(
+        None, description="Only states older than this checkpoint: its id, a checkpoint object, or a config that holds one."
+    )
+    metadata: Metadata | None = Field(None, description="Only states whose metadata hold all of this.")
+    checkpoint: CheckpointRef | None = Field(None, description="The subgraph (`checkpoint_ns`) whose states are wanted.")
+
+
+class AssistantSearch(BaseModel):
+    """Which assistants are wanted."""
+
+    graph_id: str | None = None
+    name: str | None = None
+    metadata: Metadata | None = None
+    limit: int = Field(10, ge=1, le=1000)
+    offset: int = Field(0, ge=0)
+
+
+class Assistant(_Output):
+    """A graph under a name."""
+
+    assistant_id: UUID
+    graph_id: str
+    name: str
+    description: str | None = None
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    context: dict[str, JsonValue] = Field(default_factory=dict)
+    metadata: Metadata
+    version: int = 1
+    created_at: datetime
+    updated_at: datetime
+
+
+class Checkpoint(_Output):
+    """Names one state of a thread."""
+
+    thread_id: str
+    checkpoint_ns: str = ""
+    checkpoint_id: str | None = None
+
+
+class ThreadState(_Output):
+    """A thread at one moment."""
+
+    values: dict[str, Any]
+    next: list[str] = Field(description="The nodes that come next.")
+    tasks: list[dict[str, Any]]
+    metadata: dict[str, Any]
+    created_at: str | None = None
+    checkpoint: Checkpoint | None
+    parent_checkpoint: Checkpoint | None
+    checkpoint_id: str | None = Field(None, deprecated=True)
+    parent_checkpoint_id: str | None = Field(None, deprecated=True)
+    interrupts: list[dict[str, Any]]

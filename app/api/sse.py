@@ -1,0 +1,46 @@
+"""From a run's log to Server-Sent Events: one frame per event, a comment as heartbeat, the same bytes for every reader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+
+from fastapi.responses import StreamingResponse
+
+from app.runs.events import LogReader
+from app.storage.errors import StorageError
+from app.storage.redis.runs import Event
+
+HEARTBEAT = 5.0
+"""Seconds between two comments: JS clients end a stream that is silent for three times the cadence they have seen."""
+HEARTBEAT_FRAME = b": heartbeat\n\n"
+
+
+def frame(event: Event) -> bytes:
+    """The event on the wire; its data is one line of JSON."""
+    return b"event: %b\ndata: %b\nid: %d\n\n" % (event.name.encode(), event.data, event.id)
+
+
+async def frames(reader: LogReader) -> AsyncIterator[bytes]:
+    """What a reader of the run gets, until its terminal event.
+
+    If the log cannot be read any more the stream ends without a terminal event, which means: reconnect.
+    """
+    loop = asyncio.get_running_loop()
+    beat = loop.time() + HEARTBEAT
+    while not reader.has_ended:
+        try:
+            events = await reader.read(max(0.0, beat - loop.time()))
+        except StorageError:
+            return
+        if events:
+            yield b"".join(frame(event) for event in events)
+        if loop.time() >= beat:
+            yield HEARTBEAT_FRAME
+            beat += HEARTBEAT
+
+
+def event_stream(content: AsyncIterator[bytes], headers: Mapping[str, str]) -> StreamingResponse:
+    """A response that no proxy keeps or buffers."""
+    fixed = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(content, headers={**fixed, **headers}, media_type="text/event-stream; charset=utf-8")

@@ -1,0 +1,108 @@
+"""Every key in Redis, named in one place.
+
+A thread's keys look like `acme:{thread}:lease`: the tenant stands in front, so tenants never meet, and the thread is
+the hash tag, so that a cluster keeps all of a thread in one slot and one script can change it atomically (design D4).
+Keys without a tag cross threads; they are written second and can be rebuilt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+_NOTHING = "%"  # stands for the empty id, since an empty hash tag is no tag; no encoded text looks like it
+
+
+def encode(text: str) -> str:
+    """`text` in the alphabet `A-Za-z0-9_.-~%`, so without colons and braces; `decode` turns it back."""
+    return quote(text, safe="", errors="surrogatepass")
+
+
+def decode(part: str) -> str:
+    """The text that `encode` was given."""
+    return unquote(part, errors="surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantKeys:
+    """The keys of a tenant that belong to no thread."""
+
+    tenant: str
+
+    def threads(self) -> str:
+        """Sorted set: the tenant's threads, by the time of their last change."""
+        return f"{encode(self.tenant)}:threads"
+
+    def thread_of_run(self, run_id: str) -> str:
+        """String: the id of the thread that a run belongs to."""
+        return f"{encode(self.tenant)}:run:{encode(run_id)}"
+
+    def idempotency(self, key: str) -> str:
+        """String: the run that an idempotency key has started."""
+        return f"{encode(self.tenant)}:idempotency:{encode(key)}"
+
+    def every_checkpoint_index(self) -> str:
+        """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""
+        return f"{encode(self.tenant)}:{{*}}:checkpoint-index"
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadKeys:
+    """The keys of one thread, all in one hash slot.
+
+    Args:
+        tenant: Whose thread it is.
+        thread_id: Any text.
+    """
+
+    tenant: str
+    thread_id: str
+
+    def thread(self) -> str:
+        """Hash: the thread's record."""
+        return self._key("thread")
+
+    def run(self, run_id: str) -> str:
+        """Hash: the record of one run."""
+        return self._key(f"run:{encode(run_id)}")
+
+    def runs(self) -> str:
+        """Sorted set: ids of the thread's runs, by the time of their creation."""
+        return self._key("runs")
+
+    def events(self, run_id: str) -> str:
+        """Stream: the event log of one run."""
+        return self._key(f"events:{encode(run_id)}")
+
+    def lease(self) -> str:
+        """String: the fencing token of whoever executes on the thread."""
+        return self._key("lease")
+
+    def fence(self) -> str:
+        """Counter: the last fencing token that was given out."""
+        return self._key("fence")
+
+    def sequence(self) -> str:
+        """Counter: the last sequence number of the thread's events."""
+        return self._key("sequence")
+
+    def busy(self) -> str:
+        """String: the id of the run that occupies the thread."""
+        return self._key("busy")
+
+    def checkpoints(self) -> str:
+        """Hash: checkpoints, channel values and pending writes of the thread."""
+        return self._key("checkpoints")
+
+    def checkpoint_index(self) -> str:
+        """Sorted set, by name: what `checkpoints` holds."""
+        return self._key("checkpoint-index")
+
+    @staticmethod
+    def thread_id_of(key: str) -> str:
+        """The thread id that a key of a thread was made of."""
+        tag = key[key.index("{") + 1 : key.index("}")]
+        return "" if tag == _NOTHING else decode(tag)
+
+    def _key(self, name: str) -> str:
+        return f"{encode(self.tenant)}:{{{encode(self.thread_id) or _NOTHING}}}:{name}"

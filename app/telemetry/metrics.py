@@ -1,0 +1,121 @@
+"""What the service counts, and under which names.
+
+This file is the one place of metric names. Where OpenTelemetry's GenAI conventions have a word it is used, in Prometheus'
+spelling (dots become underscores, the unit ends the name); everything that is ours begins with `capataz_`.
+
+| Metric | Labels | Meaning |
+|---|---|---|
+| `capataz_runs_total` | graph, status | runs that ended, by final status; `pending`: drained and handed back |
+| `capataz_run_duration_seconds` | graph | execution time of a run in this process |
+| `capataz_runs_active` | graph | runs this process is executing |
+| `capataz_escalations_total` | reason | conversations handed to a human |
+| `capataz_degraded_total` | what | answers that were given in a lesser way |
+| `gen_ai_client_operation_duration_seconds` | gen_ai_provider_name, gen_ai_request_model, role, error_type | model calls and their time |
+| `gen_ai_client_token_usage_total` | gen_ai_provider_name, gen_ai_request_model, role, gen_ai_token_type | tokens, `input` and `output` |
+| `capataz_model_cost_usd_total` | gen_ai_provider_name, gen_ai_request_model, role | money; 0 where the price is unknown |
+| `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
+| `capataz_breaker_open` | dependency | 1 while a breaker refuses calls (open or isolated), else 0 |
+| `capataz_redis_errors_total` | operation, error_type | Redis calls that failed |
+| `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
+
+Labels come from closed sets (specs, settings, codes), never from a request: no tenant, user, thread or run.
+
+Source of the GenAI names: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from agents.usage import Usage
+from resilience.events import EventKind, ResilienceEvent
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+# The boundaries that OpenTelemetry advises for gen_ai.client.operation.duration, in seconds.
+_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_MODEL = ("gen_ai_provider_name", "gen_ai_request_model", "role")
+
+
+class Metrics:
+    """The counters of one process, in a registry of their own; the composition root makes it.
+
+    Every method is safe from any thread and never waits.
+    """
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._runs = Counter("capataz_runs", "Runs that ended", ("graph", "status"), registry=registry)
+        self._run_seconds = Histogram(
+            "capataz_run_duration_seconds", "Execution time of runs", ("graph",), buckets=_SECONDS, registry=registry
+        )
+        self._active = Gauge("capataz_runs_active", "Runs being executed", ("graph",), registry=registry)
+        self._escalations = Counter("capataz_escalations", "Conversations handed to a human", ("reason",), registry=registry)
+        self._degraded = Counter("capataz_degraded", "Answers given in a lesser way", ("what",), registry=registry)
+        self._model_seconds = Histogram(
+            "gen_ai_client_operation_duration_seconds",
+            "Time of model calls",
+            (*_MODEL, "error_type"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._tokens = Counter("gen_ai_client_token_usage", "Tokens of model calls", (*_MODEL, "gen_ai_token_type"), registry=registry)
+        self._cost = Counter("capataz_model_cost_usd", "Money spent on model calls", _MODEL, registry=registry)
+        self._events = Counter("capataz_resilience_events", "What the policies did", ("kind", "dependency"), registry=registry)
+        self._breakers = Gauge("capataz_breaker_open", "Whether a breaker refuses calls", ("dependency",), registry=registry)
+        self._redis = Counter("capataz_redis_errors", "Redis calls that failed", ("operation", "error_type"), registry=registry)
+        self._dropped = Counter("capataz_traces_dropped", "Spans that were lost, and runs that were not traced", registry=registry)
+
+    @contextmanager
+    def running(self, graph: str) -> Iterator[None]:
+        """Count a run as active while the block lasts."""
+        gauge = self._active.labels(graph)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def run_ended(self, graph: str, status: str, seconds: float) -> None:
+        """A run left this process with `status` after `seconds` of execution."""
+        self._runs.labels(graph, status).inc()
+        self._run_seconds.labels(graph).observe(seconds)
+
+    def escalated(self, reason: str) -> None:
+        """A conversation went to a human; `reason` is the escalation's stable code."""
+        self._escalations.labels(reason).inc()
+
+    def degraded(self, what: str) -> None:
+        """An answer was given in a lesser way; `what` is the stable word of the degradation."""
+        self._degraded.labels(what).inc()
+
+    def model_called(self, *, provider: str, model: str, role: str, seconds: float, usage: Usage | None = None, error: str = "") -> None:
+        """A model call ended: with `usage`, or with `error`, the error's stable code."""
+        self._model_seconds.labels(provider, model, role, error).observe(seconds)
+        if usage is None:
+            return
+        self._tokens.labels(provider, model, role, "input").inc(usage.input_tokens)
+        self._tokens.labels(provider, model, role, "output").inc(usage.output_tokens)
+        self._cost.labels(provider, model, role).inc(usage.cost_usd)
+
+    def on_event(self, event: ResilienceEvent) -> None:
+        """A policy did something; this is a `resilience.events.Listener`."""
+        self._events.labels(event.kind, event.dependency).inc()
+        if event.kind is EventKind.BREAKER_TRANSITION:
+            self._breakers.labels(event.dependency).set(event.fields["new"] in ("open", "isolated"))
+
+    def redis_failed(self, operation: str, error: BaseException) -> None:
+        """A Redis call failed."""
+        self._redis.labels(operation, type(error).__name__).inc()
+
+    def trace_dropped(self, spans: int = 1) -> None:
+        """Spans were lost on the way to the tracing backend."""
+        self._dropped.inc(spans)
+
+    def render(self) -> bytes:
+        """The page of `GET /metrics`; its media type is `CONTENT_TYPE`."""
+        return generate_latest(self._registry)

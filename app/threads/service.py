@@ -1,0 +1,119 @@
+"""Threads: made, found, and read: their state is what the checkpoints say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import StateSnapshot
+
+from app.errors import AlreadyExists, NotFound
+from app.storage.redis.checkpoints import RedisSaver
+from app.storage.redis.threads import ThreadRecord, ThreadRepository, new_thread
+from app.threads.plain import to_plain
+from app.threads.state import thread_state
+from graphs.registry import GraphEntry
+
+
+class ThreadService:
+    """The threads of all tenants; a foreign one is never told from a missing one.
+
+    Every method raises `StorageUnavailable` if Redis cannot be asked.
+
+    Args:
+        threads: Where records are kept.
+        saver: Where checkpoints are kept.
+        graphs: The graphs whose states are read, by graph id.
+        default_graph: The graph of a thread that has had no run.
+    """
+
+    def __init__(self, threads: ThreadRepository, saver: RedisSaver, graphs: Mapping[str, GraphEntry], default_graph: str) -> None:
+        self._threads = threads
+        self._saver = saver
+        self._graphs = graphs
+        self._default_graph = default_graph
+
+    async def create(self, tenant: str, thread_id: str | None, metadata: dict[str, Any], *, reuse: bool) -> ThreadRecord:
+        """A new thread; with `reuse` the one that has this id already, unchanged.
+
+        Raises:
+            AlreadyExists: There is one of this id.
+        """
+        thread = new_thread(thread_id or str(uuid4()), metadata)
+        if await self._threads.create(tenant, thread):
+            return thread
+        if not reuse:
+            raise AlreadyExists(f"thread {thread_id} exists; if_exists=do_nothing returns it", "thread_exists")
+        return await self.get(tenant, thread.thread_id)
+
+    async def get(self, tenant: str, thread_id: str) -> ThreadRecord:
+        """The thread.
+
+        Raises:
+            NotFound: There is none.
+        """
+        thread = await self._threads.get(tenant, thread_id)
+        if thread is None:
+            raise NotFound(f"there is no thread {thread_id}", "thread_not_found")
+        return thread
+
+    async def values(self, tenant: str, thread: ThreadRecord) -> dict[str, Any] | None:
+        """What callers see of the thread's latest state; None: it has had no run."""
+        entry = self._entry(thread)
+        snapshot = await self._graph(tenant, entry).aget_state(_config(thread.thread_id))
+        if snapshot.created_at is None:
+            return None
+        shown: dict[str, Any] = to_plain(
+            {key: value for key, value in snapshot.values.items() if entry.shown is None or key in entry.shown}
+        )
+        return shown
+
+    async def state(self, tenant: str, thread_id: str, checkpoint_id: str | None = None, *, subgraphs: bool = False) -> dict[str, Any]:
+        """The thread's state, the latest or that of a checkpoint.
+
+        Raises:
+            NotFound: There is no such thread, or no such checkpoint in it.
+        """
+        thread = await self.get(tenant, thread_id)
+        graph = self._graph(tenant, self._entry(thread))
+        snapshot: StateSnapshot = await graph.aget_state(_config(thread_id, checkpoint_id), subgraphs=subgraphs)
+        if checkpoint_id is not None and snapshot.created_at is None:
+            raise NotFound(f"thread {thread_id} has no checkpoint {checkpoint_id}", "checkpoint_not_found")
+        return thread_state(snapshot)
+
+    async def history(
+        self, tenant: str, thread_id: str, *, limit: int, before: str | None, metadata: dict[str, Any] | None, checkpoint_ns: str = ""
+    ) -> list[dict[str, Any]]:
+        """The thread's states, the newest first.
+
+        Args:
+            tenant: Whose thread it is.
+            thread_id: The thread.
+            limit: Most states.
+            before: Only states older than this checkpoint.
+            metadata: Only states whose metadata hold all of this.
+            checkpoint_ns: The subgraph whose states are wanted; empty: the graph itself.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
+        thread = await self.get(tenant, thread_id)
+        graph = self._graph(tenant, self._entry(thread))
+        config = _config(thread_id, None, checkpoint_ns)
+        earlier = _config(thread_id, before) if before else None
+        return [thread_state(state) async for state in graph.aget_state_history(config, filter=metadata, before=earlier, limit=limit)]
+
+    def _entry(self, thread: ThreadRecord) -> GraphEntry:
+        return self._graphs.get(thread.metadata.get("graph_id", "")) or self._graphs[self._default_graph]
+
+    def _graph(self, tenant: str, entry: GraphEntry) -> Any:
+        return entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant)})
+
+
+def _config(thread_id: str, checkpoint_id: str | None = None, checkpoint_ns: str = "") -> RunnableConfig:
+    configurable = {"thread_id": thread_id, "checkpoint_ns": checkpoint_ns}
+    if checkpoint_id:
+        configurable["checkpoint_id"] = checkpoint_id
+    return {"configurable": configurable}

@@ -1,0 +1,37 @@
+"""What works for one run: handed in at the start of the run, never checkpointed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agents.models.gateway import ModelGateway
+from agents.registry import SpecialistRegistry
+from agents.runner import AgentRunner
+from agents.tracing import Tracer
+from resilience.deadline import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The means of one run.
+
+    Args:
+        run_id: The run's id; stable over its attempts.
+        tenant: Whose run it is.
+        deadline: When the nodes must have an answer; a little before the run's own, so that the last word can be said.
+        specialists: Who there is.
+        is_available: Whether a specialist's breaker lets calls through.
+        runner: Runs a specialist.
+        gateway: Asks a model.
+        tracer: Records spans.
+    """
+
+    run_id: str
+    tenant: str
+    deadline: Deadline
+    specialists: SpecialistRegistry
+    is_available: Callable[[str], bool]
+    runner: AgentRunner
+    gateway: ModelGateway
+    tracer: Tracer

@@ -1,0 +1,90 @@
+"""A specialist works on the message; one function, added to the graph once per specialist under its name."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from langgraph.runtime import Runtime
+
+from agents.models.port import Degradation
+from agents.task import AgentResult, AgentTask, Customer, ToolUse
+from graphs.context import RunContext
+from graphs.handoff import knowledge
+from graphs.state import Draft, Finding, Outcome, SupervisorState, Visit, add_usage, degraded_by, escalate
+
+
+class Node(Protocol):
+    """A node of the supervisor graph."""
+
+    async def __call__(self, state: SupervisorState, *, runtime: Runtime[RunContext]) -> SupervisorState:
+        """The update that the node makes to the state."""
+        ...
+
+
+def delegate_to(name: str) -> Node:
+    """The node of the specialist `name`."""
+
+    async def delegate(state: SupervisorState, runtime: Runtime[RunContext]) -> SupervisorState:
+        result = await runtime.context.runner.run(_task(name, state, runtime.context))
+        return _took_part(name, state, result)
+
+    return delegate
+
+
+def _task(name: str, state: SupervisorState, context: RunContext) -> AgentTask:
+    customer, draft = state.get("customer", {}), state.get("draft")
+    return AgentTask(
+        spec=context.specialists[name],
+        history=tuple(state["messages"]),
+        customer=Customer(customer.get("id"), customer.get("tier", "standard"), customer.get("locale")),
+        language=state["language"],
+        deadline=context.deadline,
+        tenant=context.tenant,
+        run_id=context.run_id,
+        draft=draft["text"] if draft else None,
+        critique=state.get("critique") if draft else None,  # another's critique means nothing to this specialist
+    )
+
+
+def _took_part(name: str, state: SupervisorState, result: AgentResult) -> SupervisorState:
+    findings = [*state["findings"], *(_finding(use) for use in result.tool_uses)]
+    update: SupervisorState = {
+        "findings": findings,
+        "usage": add_usage(state["usage"], result.usage),
+        "degraded": degraded_by(state["degraded"], result.degraded),
+        "draft": None,
+    }
+    seen: SupervisorState = {**state, "findings": findings}
+    if result.failure is not None:
+        # A specialist out of reach is a matter for a human (design D10).
+        visit = _visit(name, seen, "failed", result.failure)
+        out = Degradation(what=f"specialist:{name}", why=result.failure)
+        update = {**update, **escalate("specialist_unreachable", f"{name} could not answer ({result.failure}).")}
+        return {**update, "visits": [*state["visits"], visit], "degraded": degraded_by(update["degraded"], [out])}
+    update["messages"] = list(result.trail)  # type: ignore[arg-type]  # BaseMessage: what the runner makes are AI and tool messages
+    if result.hand_back is not None:
+        visit = _visit(name, seen, "handed_back", result.hand_back.reason, result.hand_back.suggestion)
+    elif result.human is not None:
+        visit = _visit(name, seen, "asked_for_human", result.human.summary)
+        found = {"action": result.human.action} if result.human.action is not None else {}
+        update = {**update, **escalate(result.human.reason, result.human.summary, found)}
+    else:
+        visit = _visit(name, seen, "answered", f"confidence {result.confidence:.2f}")
+        update["draft"] = _draft(name, result)
+    return {**update, "visits": [*state["visits"], visit]}
+
+
+def _visit(name: str, state: SupervisorState, outcome: Outcome, why: str, suggestion: str | None = None) -> Visit:
+    return Visit(specialist=name, outcome=outcome, why=why, suggestion=suggestion, knew=knowledge(state))
+
+
+def _finding(use: ToolUse) -> Finding:
+    result: dict[str, Any] | None = use.result
+    return Finding(tool=use.tool, arguments=use.arguments, result=result, error=use.error)
+
+
+def _draft(name: str, result: AgentResult) -> Draft:
+    assert result.answer is not None
+    return Draft(
+        id=str(result.answer.id), text=result.answer.text, specialist=name, confidence=result.confidence, sources=list(result.sources)
+    )

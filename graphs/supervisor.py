@@ -1,0 +1,45 @@
+"""The supervisor graph, to be read as a drawing.
+
+START → supervise ─┬→ <specialist> ─┬→ respond → END
+          ↑        │   ↑      │     ├→ reflect ─→ <the same specialist>
+          └────────┼───┼──────┘     └→ escalate
+                   └→ escalate → respond
+"""
+
+from __future__ import annotations
+
+from langgraph.graph import END, START, StateGraph
+
+from agents.registry import SpecialistRegistry
+from graphs.context import RunContext
+from graphs.nodes.delegate import delegate_to
+from graphs.nodes.escalate import escalate
+from graphs.nodes.reflect import reflect
+from graphs.nodes.respond import respond
+from graphs.nodes.supervise import supervise
+from graphs.routing import after_reflect, after_specialist, after_supervise
+from graphs.state import SupervisorInput, SupervisorOutput, SupervisorState
+
+SupervisorGraph = StateGraph[SupervisorState, RunContext, SupervisorInput, SupervisorOutput]
+
+
+def build_supervisor(specialists: SpecialistRegistry) -> SupervisorGraph:
+    """The supervisor over `specialists`, not compiled yet."""
+    names = list(specialists)
+    graph = StateGraph(SupervisorState, context_schema=RunContext, input_schema=SupervisorInput, output_schema=SupervisorOutput)
+
+    graph.add_node("supervise", supervise)
+    for name in names:
+        graph.add_node(name, delegate_to(name))
+    graph.add_node("reflect", reflect)
+    graph.add_node("escalate", escalate)
+    graph.add_node("respond", respond)
+
+    graph.add_edge(START, "supervise")
+    graph.add_conditional_edges("supervise", after_supervise, [*names, "escalate"])
+    for name in names:
+        graph.add_conditional_edges(name, after_specialist, ["supervise", "reflect", "escalate", "respond"])
+    graph.add_conditional_edges("reflect", after_reflect, [*names, "escalate", "respond"])
+    graph.add_edge("escalate", "respond")
+    graph.add_edge("respond", END)
+    return graph

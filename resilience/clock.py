@@ -1,0 +1,29 @@
+"""Time as an object, so that tests can move it."""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """A monotonic clock and the sleep that belongs to it; both in seconds."""
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary instant, never going back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return once `monotonic()` has grown by `seconds`."""
+        ...
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def monotonic(self) -> float:
+        """`time.monotonic()`."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """`asyncio.sleep()`."""
+        await asyncio.sleep(seconds)

@@ -1,0 +1,76 @@
+"""What travels with one guarded call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from resilience.deadline import Deadline
+
+
+class Output:
+    """Whether a call has begun to show its result to somebody.
+
+    Shared by all attempts of one operation. Once it has started nothing is retried, hedged or replaced by a
+    fallback: the reader would see the beginning twice (design D6). Attempt timeouts end there too, since they bound
+    the wait for the first output; the deadline stays.
+    """
+
+    def __init__(self) -> None:
+        self._started = False
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the first piece is out."""
+        return self._started
+
+    def start(self) -> None:
+        """Say that the first piece is out; later calls change nothing."""
+        if self._started:
+            return
+        self._started = True
+        for listener in self._listeners:
+            listener()
+        self._listeners.clear()
+
+    def on_start(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call `listener` once when the output starts; never, if it has started already.
+
+        Returns:
+            A function that stops listening; calling it later than the start does nothing.
+        """
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """One call through a pipeline; policies hand a changed copy down, never the same object back up.
+
+    Args:
+        operation: What is called, for errors and metrics: `model:gpt-x`, `specialist:billing_support`, `tool:find_order`.
+        deadline: The instant by which the caller needs an answer.
+        attempt: Number of this attempt, from 1.
+        idempotent: Whether calling twice does what calling once does.
+        output: Whether the caller's reader has seen the first piece of the result.
+    """
+
+    operation: str
+    deadline: Deadline
+    attempt: int = 1
+    idempotent: bool = False
+    output: Output = field(default_factory=Output, compare=False)
+
+    def with_attempt(self, attempt: int) -> CallContext:
+        """The same call, tried again."""
+        return replace(self, attempt=attempt)
+
+    def with_deadline(self, deadline: Deadline) -> CallContext:
+        """The same call with less (never more) time."""
+        return replace(self, deadline=deadline)

@@ -1,0 +1,132 @@
+"""The breakers and bulkheads that all callers of a dependency share, and the pipelines that are made with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import TypeVar
+
+from resilience.breaker import Breaker, BreakerSettings
+from resilience.bulkhead import Bulkhead, BulkheadSettings
+from resilience.clock import Clock, SystemClock
+from resilience.deadline_guard import DeadlineGuard
+from resilience.events import Broadcast, Listener
+from resilience.pipeline import Pipeline
+from resilience.retry import Retry
+from resilience.timeout import AttemptTimeout
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class ResilienceSettings:
+    """Rules per dependency. The key is a dependency (`model:openai/gpt-x`) or its kind (`model`); the longer one wins.
+
+    Args:
+        breakers: Breakers that differ from the defaults of `BreakerSettings`.
+        bulkheads: Bulkheads that differ from the defaults of `BulkheadSettings`.
+    """
+
+    breakers: Mapping[str, BreakerSettings] = field(default_factory=dict)
+    bulkheads: Mapping[str, BulkheadSettings] = field(default_factory=dict)
+
+
+class PolicyRegistry:
+    """One breaker and one bulkhead per dependency, made when first asked for; one registry per process.
+
+    Dependencies are named `kind:name`: `model:openai/gpt-x`, `specialist:billing_support`, `tool:find_order`.
+    Pipelines hold no state of their own: make one where it is used and keep it.
+
+    Args:
+        settings: Rules that differ from the defaults.
+        clock: Clock of every policy.
+        rng: Jitter of every retry.
+        listeners: Hear of every event.
+    """
+
+    def __init__(
+        self,
+        settings: ResilienceSettings | None = None,
+        *,
+        clock: Clock | None = None,
+        rng: Random | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        self._settings = settings or ResilienceSettings()
+        self._clock = clock or SystemClock()
+        self._rng = rng or Random()
+        self._listener = Broadcast(*listeners)
+        self._breakers: dict[str, Breaker] = {}
+        self._bulkheads: dict[str, Bulkhead] = {}
+
+    @property
+    def listener(self) -> Listener:
+        """Tells all listeners; for policies that are made elsewhere, such as a fallback."""
+        return self._listener
+
+    def breaker(self, dependency: str) -> Breaker:
+        """The breaker that all callers of `dependency` share."""
+        if dependency not in self._breakers:
+            settings = _rules(self._settings.breakers, dependency)
+            self._breakers[dependency] = Breaker(dependency, settings, clock=self._clock, listener=self._listener)
+        return self._breakers[dependency]
+
+    def bulkhead(self, dependency: str) -> Bulkhead:
+        """The bulkhead that all callers of `dependency` share."""
+        if dependency not in self._bulkheads:
+            settings = _rules(self._settings.bulkheads, dependency)
+            self._bulkheads[dependency] = Bulkhead(dependency, settings, listener=self._listener)
+        return self._bulkheads[dependency]
+
+    def breakers(self) -> tuple[Breaker, ...]:
+        """Every breaker made so far, sorted by dependency."""
+        return tuple(breaker for _, breaker in sorted(self._breakers.items()))
+
+    def bulkheads(self) -> tuple[Bulkhead, ...]:
+        """Every bulkhead made so far, sorted by dependency."""
+        return tuple(bulkhead for _, bulkhead in sorted(self._bulkheads.items()))
+
+    def provider_pipeline(self, dependency: str, *, timeout: float = 20.0, attempts: int = 3) -> Pipeline:
+        """What guards calls of one model: deadline › retry › breaker › bulkhead › attempt timeout.
+
+        A fallback to another model goes around it and calls through the other model's own pipeline.
+
+        Args:
+            dependency: Provider and model, `model:openai/gpt-x`.
+            timeout: Longest wait of one attempt for its first output, seconds.
+            attempts: Most attempts.
+        """
+        return Pipeline(DeadlineGuard(), self._retry(dependency, attempts), *self._guards(dependency, timeout))
+
+    def specialist_pipeline(self, name: str, timeout: float) -> Pipeline:
+        """What guards one specialist: deadline › breaker › bulkhead › timeout. No retry: the models below have theirs.
+
+        Args:
+            name: The specialist; its dependency is `specialist:<name>`.
+            timeout: Longest wait for its first output, seconds.
+        """
+        return Pipeline(DeadlineGuard(), *self._guards(f"specialist:{name}", timeout))
+
+    def tool_pipeline(self, name: str, timeout: float, *, is_idempotent: bool) -> Pipeline:
+        """What guards one tool: deadline › (retry ›) breaker › bulkhead › attempt timeout.
+
+        Args:
+            name: The tool; its dependency is `tool:<name>`.
+            timeout: Longest one attempt may take, seconds.
+            is_idempotent: Whether calling twice does what calling once does; else there is no retry.
+        """
+        dependency = f"tool:{name}"
+        retry = [self._retry(dependency, attempts=3)] if is_idempotent else []
+        return Pipeline(DeadlineGuard(), *retry, *self._guards(dependency, timeout))
+
+    def _retry(self, dependency: str, attempts: int) -> Retry:
+        return Retry(attempts, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
+
+    def _guards(self, dependency: str, timeout: float) -> tuple[Breaker, Bulkhead, AttemptTimeout]:
+        attempt = AttemptTimeout(timeout, dependency=dependency, listener=self._listener)
+        return self.breaker(dependency), self.bulkhead(dependency), attempt
+
+
+def _rules(rules: Mapping[str, S], dependency: str) -> S | None:
+    return rules.get(dependency) or rules.get(dependency.partition(":")[0])

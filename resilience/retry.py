@@ -1,0 +1,126 @@
+"""The one retry of the house."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count
+from random import Random
+
+from tenacity import AsyncRetrying, RetryCallState
+
+from resilience.clock import Clock, SystemClock
+from resilience.context import CallContext
+from resilience.errors import AttemptTimedOut, DeadlineExceeded, PermanentError, Rejected, TransientError
+from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent, why
+from resilience.policy import Call, T
+
+_NEVER = (Rejected, PermanentError, DeadlineExceeded)
+
+
+def backoff(attempt: int, *, base: float, cap: float, rng: Random) -> float:
+    """Seconds to wait before attempt `attempt + 1`, with full jitter.
+
+    Args:
+        attempt: Attempts already made, from 1.
+        base: Upper bound of the first wait, seconds; it doubles with every attempt.
+        cap: Upper bound of any wait, seconds.
+        rng: Source of the jitter.
+
+    Source: ADR-0003.
+    """
+    return rng.uniform(0.0, min(cap, base * 2.0 ** (attempt - 1)))
+
+
+class Retry:
+    """Tries again after errors that may pass, while the deadline allows it and nobody has seen any output.
+
+    The call must be one that may be made twice. Gives up with the last error, unchanged. Never repeats what was rejected,
+    what is permanent or cancelled, or what a passed deadline ended, whatever `on` says.
+
+    Args:
+        attempts: Most attempts, the first included.
+        on: Errors that may pass.
+        base: Upper bound of the first wait, seconds.
+        cap: Upper bound of any wait of our own choice, seconds.
+        retry_after_cap: Upper bound of a wait that the error asked for (`retry_after`), seconds.
+        rng: Source of the jitter.
+        clock: Sleeps.
+        dependency: Name in events.
+        listener: Hears of every retry before its wait.
+    """
+
+    def __init__(
+        self,
+        attempts: int = 3,
+        *,
+        on: tuple[type[Exception], ...] = (TransientError, AttemptTimedOut),
+        base: float = 0.25,
+        cap: float = 5.0,
+        retry_after_cap: float = 30.0,
+        rng: Random | None = None,
+        clock: Clock | None = None,
+        dependency: str = "",
+        listener: Listener | None = None,
+    ) -> None:
+        self._attempts = attempts
+        self._on = on
+        self._base = base
+        self._cap = cap
+        self._retry_after_cap = retry_after_cap
+        self._rng = rng or Random()
+        self._clock = clock or SystemClock()
+        self._dependency = dependency
+        self._tell = Broadcast(listener)
+
+    async def execute(self, call: Call[T], ctx: CallContext) -> T:
+        """Run the call until it succeeds or may not be tried again; each attempt gets its number in its context."""
+        try:
+            return await call(ctx.with_attempt(1))
+        except self._on as exc:
+            first = exc
+        return await self._again(call, ctx, first)
+
+    async def _again(self, call: Call[T], ctx: CallContext, first: Exception) -> T:
+        """Let tenacity decide what follows a first failure; a call that works at once does not pay for it."""
+        numbers = count(1)
+
+        async def attempt() -> T:
+            number = next(numbers)
+            if number == 1:
+                raise first
+            return await call(ctx.with_attempt(number))
+
+        # One object per call: tenacity keeps the state of the iteration in it.
+        retrying = AsyncRetrying(
+            retry=partial(self._may_pass, ctx),
+            wait=self._wait,
+            stop=partial(self._must_stop, ctx),
+            before_sleep=partial(self._announce, ctx),
+            sleep=self._clock.sleep,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def _may_pass(self, ctx: CallContext, state: RetryCallState) -> bool:
+        error = _error(state)
+        return isinstance(error, self._on) and not isinstance(error, _NEVER) and not ctx.output.has_started
+
+    def _wait(self, state: RetryCallState) -> float:
+        asked: float | None = getattr(_error(state), "retry_after", None)
+        if asked is None:
+            return backoff(state.attempt_number, base=self._base, cap=self._cap, rng=self._rng)
+        # The jitter keeps callers that were told the same second from coming back together.
+        return min(max(asked, 0.0), self._retry_after_cap) + self._rng.uniform(0.0, self._base)
+
+    def _must_stop(self, ctx: CallContext, state: RetryCallState) -> bool:
+        return state.attempt_number >= self._attempts or state.upcoming_sleep >= ctx.deadline.remaining()
+
+    def _announce(self, ctx: CallContext, state: RetryCallState) -> None:
+        error = _error(state)
+        assert error is not None  # tenacity announces only what failed
+        fields = {"attempt": state.attempt_number, "wait": state.upcoming_sleep, "why": why(error)}
+        self._tell(ResilienceEvent(EventKind.RETRY_SCHEDULED, ctx.operation, self._dependency, fields))
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

@@ -1,0 +1,25 @@
+"""Tests that need a Debian package: skipped with a list where it is absent, failed where CI says that nothing may be."""
+
+import os
+import shutil
+
+import pytest
+
+_MISSING: set[str] = set()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        package: str = marker.args[0]
+        program: str = marker.kwargs.get("program", package)
+        if shutil.which(program) is not None:
+            continue
+        _MISSING.add(package)
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"the Debian package {package} is absent; CI installs it", pytrace=False)
+        pytest.skip(f"needs the Debian package {package}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _MISSING:
+        terminalreporter.write_line(f"skipped for want of Debian packages: {', '.join(sorted(_MISSING))}", yellow=True)

@@ -1,0 +1,57 @@
+"""Names of keys: tenants never meet, a thread stays in one slot, any id comes back as it was."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from app.storage.redis.keys import TenantKeys, ThreadKeys, decode, encode
+
+ANY_TEXT = st.text(alphabet=st.characters(), max_size=40)
+
+
+def _every_key(keys: ThreadKeys) -> list[str]:
+    plain = [keys.thread(), keys.runs(), keys.lease(), keys.fence(), keys.sequence(), keys.busy()]
+    return [*plain, keys.run("r"), keys.events("r"), keys.checkpoints(), keys.checkpoint_index()]
+
+
+@given(ANY_TEXT)
+def test_an_encoded_text_comes_back(text):
+    """Encoding loses nothing and leaves no character that means something in a key."""
+    assert decode(encode(text)) == text
+    assert not set(encode(text)) & set("{}:*?[]\\")
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_all_keys_of_a_thread_share_a_slot(tenant, thread_id):
+    """A cluster keeps a thread together, whatever its id is made of."""
+    keys = _every_key(ThreadKeys(tenant, thread_id))
+
+    assert len({key_slot(key.encode("utf-8")) for key in keys}) == 1
+    assert len(set(keys)) == len(keys)
+    assert {ThreadKeys.thread_id_of(key) for key in keys} == {thread_id}
+
+
+@given(ANY_TEXT, st.uuids().map(str))
+def test_the_key_of_a_run_is_a_prefix_and_its_id(thread_id, run_id):
+    """A script may build the keys of other runs of the thread from their ids."""
+    keys = ThreadKeys("acme", thread_id)
+
+    assert keys.run(run_id) == keys.run("") + run_id
+    assert keys.events(run_id) == keys.events("") + run_id
+
+
+@given(st.tuples(ANY_TEXT, ANY_TEXT), st.tuples(ANY_TEXT, ANY_TEXT))
+def test_two_threads_share_no_key(one, other):
+    """Neither tenant nor thread can be chosen so that it names the keys of another."""
+    if one != other:
+        assert not set(_every_key(ThreadKeys(*one))) & set(_every_key(ThreadKeys(*other)))
+
+
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_a_tenants_own_keys_are_no_threads_keys(tenant, thread_id, name):
+    """Keys without a tag keep out of the way of those with one."""
+    own = TenantKeys(tenant)
+
+    assert not {own.threads(), own.thread_of_run(name), own.idempotency(name)} & set(_every_key(ThreadKeys(tenant, thread_id)))

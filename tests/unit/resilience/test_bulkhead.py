@@ -1,0 +1,269 @@
+"""How many calls one dependency may have at once."""
+
+import asyncio
+from random import Random
+
+import pytest
+
+from resilience.bulkhead import Bulkhead, BulkheadSettings
+from resilience.context import CallContext
+from resilience.deadline import Deadline
+from resilience.errors import BulkheadFull, DeadlineExceeded, TransientError
+from resilience.events import EventKind, ResilienceEvent
+from resilience.testing import fail_then_return
+from tests.support.virtual_time import LoopClock
+
+
+def room(limit: int, queue: int, **options) -> Bulkhead:
+    return Bulkhead("model:openai/gpt-x", BulkheadSettings(limit, queue), **options)
+
+
+class Dependency:
+    """Takes a second for each call, and remembers how many it had at once and in which order."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+        self.order: list[str] = []
+
+    async def __call__(self, ctx: CallContext) -> str:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        self.order.append(ctx.operation)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            self.now -= 1
+        return ctx.operation
+
+
+def named(name: str, seconds: float = 60) -> CallContext:
+    return CallContext(name, Deadline.after(seconds, LoopClock()))
+
+
+async def cancelled(task: asyncio.Task) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_no_more_calls_than_the_limit_are_under_way():
+    """Ten calls through a room for three take four rounds."""
+    dependency, bulkhead = Dependency(), room(3, 10)
+
+    await asyncio.gather(*(bulkhead.execute(dependency, named(str(number))) for number in range(10)))
+
+    assert dependency.most == 3
+    assert asyncio.get_running_loop().time() == pytest.approx(4)
+    assert (bulkhead.active, bulkhead.waiting) == (0, 0)
+
+
+async def test_first_come_first_served():
+    """The queue keeps its order."""
+    dependency, bulkhead = Dependency(), room(1, 10)
+
+    await asyncio.gather(*(bulkhead.execute(dependency, named(str(number))) for number in range(6)))
+
+    assert dependency.order == ["0", "1", "2", "3", "4", "5"]
+
+
+async def test_nobody_overtakes_the_queue():
+    """A call that arrives at the moment a place becomes free waits behind those that were there before."""
+    dependency, bulkhead = Dependency(), room(1, 10)
+
+    async def first_and_newcomer() -> None:
+        await bulkhead.execute(dependency, named("first"))
+        await bulkhead.execute(dependency, named("newcomer"))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(first_and_newcomer())
+        await asyncio.sleep(0)
+        group.create_task(bulkhead.execute(dependency, named("waiting")))
+
+    assert dependency.order == ["first", "waiting", "newcomer"]
+
+
+async def test_a_full_queue_refuses_at_once(events: list[ResilienceEvent]):
+    """The call never reaches the dependency, and the refusal is told."""
+    dependency, bulkhead = Dependency(), room(1, 1, listener=events.append)
+    tasks = [asyncio.create_task(bulkhead.execute(dependency, named(name))) for name in ("running", "waiting")]
+    await asyncio.sleep(0)
+    assert (bulkhead.active, bulkhead.waiting) == (1, 1)
+
+    with pytest.raises(BulkheadFull, match="1 calls under way and 1 waiting"):
+        await bulkhead.execute(dependency, named("refused"))
+
+    assert asyncio.get_running_loop().time() == 0
+    assert events == [ResilienceEvent(EventKind.REJECTED, "refused", "model:openai/gpt-x", {"why": "bulkhead_full"})]
+    await asyncio.gather(*tasks)
+    assert dependency.order == ["running", "waiting"]
+
+
+async def test_without_a_queue_nobody_waits():
+    """`queue=0` refuses as soon as the limit is reached."""
+    dependency, bulkhead = Dependency(), room(1, 0)
+    task = asyncio.create_task(bulkhead.execute(dependency, named("running")))
+    await asyncio.sleep(0)
+
+    with pytest.raises(BulkheadFull):
+        await bulkhead.execute(dependency, named("refused"))
+
+    await task
+
+
+async def test_waiting_spends_the_deadline():
+    """Whoever runs out of time in the queue leaves it, uncalled, and its place in the queue is free."""
+    dependency, bulkhead = Dependency(), room(1, 1)
+    running = asyncio.create_task(bulkhead.execute(dependency, named("running")))
+    await asyncio.sleep(0)
+
+    with pytest.raises(DeadlineExceeded, match="late"):
+        await bulkhead.execute(dependency, named("late", seconds=0.5))
+
+    assert asyncio.get_running_loop().time() == pytest.approx(0.5)
+    assert bulkhead.waiting == 0
+    await running
+    assert dependency.order == ["running"]
+    assert bulkhead.active == 0
+
+
+async def test_a_call_that_fails_gives_its_place_back(ctx: CallContext):
+    """Errors leave no place taken."""
+    bulkhead = room(1, 0)
+
+    for _ in range(3):
+        with pytest.raises(TransientError):
+            await bulkhead.execute(fail_then_return(1, TransientError("503"), ""), ctx)
+
+    assert bulkhead.active == 0
+
+
+async def test_a_stream_holds_its_place_until_it_ends(ctx: CallContext):
+    """Having started to answer is not having answered."""
+    bulkhead = room(1, 0)
+
+    async def stream(ctx: CallContext) -> None:
+        ctx.output.start()
+        await asyncio.sleep(5)
+
+    task = asyncio.create_task(bulkhead.execute(stream, ctx))
+    await asyncio.sleep(4)
+
+    with pytest.raises(BulkheadFull):
+        await bulkhead.execute(stream, ctx)
+    await task
+
+
+async def test_a_cancelled_call_gives_its_place_to_the_next():
+    """The one who waits begins when the one under way is cancelled."""
+    dependency, bulkhead = Dependency(), room(1, 1)
+    running = asyncio.create_task(bulkhead.execute(dependency, named("running")))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(bulkhead.execute(dependency, named("waiting")))
+    await asyncio.sleep(0)
+
+    await cancelled(running)
+
+    assert await waiting == "waiting"
+    assert bulkhead.active == 0
+
+
+async def test_a_cancelled_waiter_leaves_the_queue():
+    """Its place in the queue goes to somebody else."""
+    dependency, bulkhead = Dependency(), room(1, 1)
+    running = asyncio.create_task(bulkhead.execute(dependency, named("running")))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(bulkhead.execute(dependency, named("waiting")))
+    await asyncio.sleep(0)
+
+    await cancelled(waiting)
+
+    assert bulkhead.waiting == 0
+    assert await bulkhead.execute(dependency, named("next")) == "next"
+    await running
+    assert bulkhead.active == 0
+
+
+async def test_a_waiter_cancelled_in_the_moment_it_is_called_in_passes_the_place_on():
+    """Between being handed the place and taking it, a waiter may be cancelled: the place goes to the next one, or back."""
+    bulkhead = room(1, 5)
+    release = asyncio.Event()
+
+    async def until_released(ctx: CallContext) -> None:
+        await release.wait()
+
+    running = asyncio.create_task(bulkhead.execute(until_released, named("running")))
+    await asyncio.sleep(0)
+    first, second = (asyncio.create_task(bulkhead.execute(Dependency(), named(name))) for name in ("first", "second"))
+    await asyncio.sleep(0)
+
+    release.set()
+    running.add_done_callback(lambda _: first.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+    assert await second == "second"
+    assert (bulkhead.active, bulkhead.waiting) == (0, 0)
+
+
+async def test_a_waiter_cancelled_in_the_same_moment_as_its_predecessor_is_passed_over():
+    """A place is never handed to somebody who is already gone."""
+    dependency, bulkhead = Dependency(), room(1, 5)
+    tasks = []
+    for name in ("running", "gone", "next"):
+        tasks.append(asyncio.create_task(bulkhead.execute(dependency, named(name))))
+        await asyncio.sleep(0)
+    running, gone, following = tasks
+
+    running.cancel()
+    gone.cancel()
+    await asyncio.wait([running, gone])
+
+    assert await following == "next"
+    assert dependency.order == ["running", "next"]
+    assert (bulkhead.active, bulkhead.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_no_place_is_lost_whoever_is_cancelled_when(seed: int):
+    """Hundreds of calls ended at random instants, by cancel, deadline or error, leave the room empty and within its limit."""
+    rng, bulkhead = Random(seed), room(3, 6)
+    under_way = most = 0
+
+    async def call(ctx: CallContext) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            await asyncio.sleep(rng.choice([0, 0.5, 1]))
+            if rng.random() < 0.2:
+                raise TransientError("503")
+        finally:
+            under_way -= 1
+
+    tasks = []
+    for number in range(200):
+        tasks.append(asyncio.create_task(bulkhead.execute(call, named(str(number), rng.choice([0.5, 1, 5])))))
+        for _ in range(rng.randrange(3)):
+            rng.choice(tasks).cancel()
+        await asyncio.sleep(rng.choice([0, 0, 0.25, 0.5]))
+    await asyncio.wait(tasks)
+
+    outcomes = {"cancelled" if task.cancelled() else type(task.exception()) for task in tasks}
+    assert outcomes <= {"cancelled", type(None), TransientError, BulkheadFull, DeadlineExceeded}
+    assert most == 3
+    assert (under_way, bulkhead.active, bulkhead.waiting) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("limit", "queue"), [(0, 1), (1, -1)])
+def test_nonsense_is_refused(limit: int, queue: int):
+    """A room for nobody, or a queue of less than nobody, is a mistake of the configuration."""
+    with pytest.raises(ValueError, match="a bulkhead needs"):
+        BulkheadSettings(limit, queue)
+
+
+def test_a_fresh_bulkhead_is_empty():
+    """The defaults are ready to use."""
+    bulkhead = Bulkhead("tool:find_order")
+
+    assert (bulkhead.dependency, bulkhead.active, bulkhead.waiting) == ("tool:find_order", 0, 0)

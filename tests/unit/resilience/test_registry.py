@@ -1,0 +1,129 @@
+"""One breaker and one bulkhead per dependency, shared by every pipeline that needs them."""
+
+import asyncio
+from random import Random
+
+import pytest
+
+from resilience.breaker import BreakerSettings, BreakerState
+from resilience.bulkhead import BulkheadSettings
+from resilience.clock import SystemClock
+from resilience.context import CallContext
+from resilience.errors import AttemptTimedOut, BulkheadFull, CircuitOpen, TransientError
+from resilience.events import ResilienceEvent
+from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.testing import fail_then_return
+from tests.support.virtual_time import LoopClock
+
+
+def test_a_dependency_has_one_breaker_and_one_bulkhead():
+    """Asking twice is asking for the same."""
+    registry = PolicyRegistry()
+
+    assert registry.breaker("model:a") is registry.breaker("model:a")
+    assert registry.bulkhead("model:a") is registry.bulkhead("model:a")
+    assert registry.breaker("model:a") is not registry.breaker("model:b")
+
+
+def test_listings_are_sorted():
+    """Whatever the order in which they were made."""
+    registry = PolicyRegistry()
+    for name in ("tool:x", "model:b", "specialist:y", "model:a"):
+        registry.breaker(name)
+        registry.bulkhead(name)
+
+    names = ["model:a", "model:b", "specialist:y", "tool:x"]
+    assert [breaker.dependency for breaker in registry.breakers()] == names
+    assert [bulkhead.dependency for bulkhead in registry.bulkheads()] == names
+
+
+async def test_rules_are_those_of_the_dependency_else_of_its_kind_else_the_defaults(ctx: CallContext):
+    """The longer name wins."""
+    rules = {"model": BreakerSettings(consecutive_failures=2), "model:b": BreakerSettings(consecutive_failures=1)}
+    registry = PolicyRegistry(ResilienceSettings(breakers=rules, bulkheads={"tool": BulkheadSettings(1, 0)}), clock=LoopClock())
+
+    async def failures_until_open(dependency: str) -> int:
+        breaker, failures = registry.breaker(dependency), 0
+        while breaker.state is BreakerState.CLOSED:
+            failures += 1
+            with pytest.raises(TransientError):
+                await breaker.execute(fail_then_return(1, TransientError("503"), ""), ctx)
+        return failures
+
+    assert [await failures_until_open(name) for name in ("model:a", "model:b", "tool:x")] == [2, 1, 5]
+    running = asyncio.create_task(registry.bulkhead("tool:x").execute(lambda _: asyncio.sleep(1), ctx))
+    await asyncio.sleep(0)
+    with pytest.raises(BulkheadFull):
+        await registry.bulkhead("tool:x").execute(lambda _: asyncio.sleep(1), ctx)
+    await running
+
+
+async def test_pipelines_of_one_dependency_share_its_state(ctx: CallContext):
+    """What one caller learned, the other knows."""
+    registry = PolicyRegistry(clock=LoopClock(), rng=Random(7))
+    dead = fail_then_return(99, TransientError("503"), "")
+    with pytest.raises(TransientError):
+        await registry.provider_pipeline("model:a").execute(dead, ctx)
+    with pytest.raises(CircuitOpen):
+        await registry.provider_pipeline("model:a").execute(dead, ctx)
+
+    with pytest.raises(CircuitOpen):
+        await registry.provider_pipeline("model:a", timeout=5).execute(dead, ctx)
+
+    assert dead.attempts == 5
+    assert await registry.provider_pipeline("model:b").execute(fail_then_return(0, Exception(), "well"), ctx) == "well"
+
+
+async def test_every_policy_tells_every_listener(ctx: CallContext, events: list[ResilienceEvent]):
+    """A dead dependency is told as retries, an opening and a refusal, to each listener."""
+    also: list[ResilienceEvent] = []
+    registry = PolicyRegistry(clock=LoopClock(), rng=Random(7), listeners=[events.append, also.append])
+    pipeline = registry.provider_pipeline("model:a", timeout=1)
+
+    async def hang(ctx: CallContext) -> None:
+        await asyncio.sleep(3600)
+
+    with pytest.raises(AttemptTimedOut):
+        await pipeline.execute(hang, ctx)
+    with pytest.raises(CircuitOpen):
+        await pipeline.execute(hang, ctx)
+    registry.listener(events[0])
+
+    kinds = [str(event.kind) for event in events[:-1]]
+    first = ["attempt_timed_out", "retry_scheduled"] * 2 + ["attempt_timed_out"]
+    second = ["attempt_timed_out", "retry_scheduled", "attempt_timed_out", "breaker_transition", "retry_scheduled", "rejected"]
+    assert kinds == first + second
+    assert {event.dependency for event in events} == {"model:a"}
+    assert also == events
+
+
+async def test_specialists_and_tools_are_dependencies_by_their_names(ctx: CallContext):
+    """Breakers are listed as `specialist:<name>` and `tool:<name>`."""
+    registry = PolicyRegistry()
+    registry.specialist_pipeline("billing_support", 15)
+    registry.tool_pipeline("find_order", 2, is_idempotent=True)
+
+    assert [breaker.dependency for breaker in registry.breakers()] == ["specialist:billing_support", "tool:find_order"]
+
+
+@pytest.mark.parametrize(("is_idempotent", "attempts"), [(True, 3), (False, 1)])
+async def test_a_tool_is_tried_again_only_if_that_is_harmless(ctx: CallContext, is_idempotent: bool, attempts: int):
+    """A tool that changes the world gets one attempt."""
+    registry = PolicyRegistry(clock=LoopClock(), rng=Random(7))
+    dead = fail_then_return(99, TransientError("503"), "")
+
+    with pytest.raises(TransientError):
+        await registry.tool_pipeline("find_order", 2, is_idempotent=is_idempotent).execute(dead, ctx)
+
+    assert dead.attempts == attempts
+
+
+async def test_attempts_of_a_provider_can_be_fewer(ctx: CallContext):
+    """A routing call may have less patience than a reasoning call."""
+    registry = PolicyRegistry(clock=SystemClock())
+    dead = fail_then_return(99, TransientError("503"), "")
+
+    with pytest.raises(TransientError):
+        await registry.provider_pipeline("model:a", attempts=1).execute(dead, ctx)
+
+    assert dead.attempts == 1

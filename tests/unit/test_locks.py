@@ -1,0 +1,41 @@
+"""The locks pin everything and name no address."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+
+
+def pins(lock: str) -> set[tuple[str, str]]:
+    return set(PINNED.findall((ROOT / lock).read_text("utf-8")))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_address(lock: str) -> None:
+    """Nobody is tied to the index that the lock was made with."""
+    text = (ROOT / lock).read_text("utf-8")
+    assert not re.search(r"https?://|file://|--index|--find-links", text)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_a_hash(lock: str) -> None:
+    """What is installed is what was locked."""
+    entries = re.split(r"\n(?=[a-z0-9])", (ROOT / lock).read_text("utf-8").strip())
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def test_the_runtime_lock_is_part_of_the_dev_lock() -> None:
+    """The tests run with what the service runs with."""
+    assert pins("requirements.lock") <= pins("requirements-dev.lock")
+
+
+def test_every_dependency_is_locked() -> None:
+    """A dependency that was added to pyproject.toml is in the lock."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    names = {re.split(r"[<>=;\[ ]", wanted)[0] for wanted in project["project"]["dependencies"]}
+    assert names <= {name for name, _ in pins("requirements.lock")}
