@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint fmt types imports unit integration system chaos eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system chaos bench eval-routing eval-retrieval train-router lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ setup: $(VENV)/.dev ## Make the environment for development
 
 run: $(VENV)/.run ## Serve on port 8000: embedded Redis and the offline model unless configured otherwise
 	@$(BIN)/python -m app.main
+
+worker: $(VENV)/.run ## Execute runs of the same storage without serving HTTP; the server then takes EXECUTION=workers
+	@$(BIN)/python -m app.worker
 
 test: lint types imports unit integration system chaos ## Everything that CI runs
 
@@ -54,8 +57,11 @@ integration: $(VENV)/.dev ## Tests with a real Redis, which they start
 system: $(VENV)/.dev ## Tests of the whole service over HTTP
 	@$(PYTEST) -q tests/system
 
-chaos: $(VENV)/.dev ## The same with one fault per test
+chaos: $(VENV)/.dev ## The same with one fault per test; CHAOS=full make chaos: as many as the promises speak of
 	@$(PYTEST) -q tests/chaos
+
+bench: $(VENV)/.dev ## What a run costs, beside the same graph without persistence
+	@$(BIN)/python -m benchmarks.bench
 
 eval-routing: $(VENV)/.dev ## Accuracy of the offline router, per desk
 	@$(BIN)/python -m benchmarks.eval_routing

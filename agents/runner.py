@@ -18,16 +18,17 @@ from agents.errors import AgentError, RepeatedToolCall, StepLimitReached
 from agents.history import recent
 from agents.models.gateway import ModelGateway
 from agents.models.port import Degradation, ModelRequest
-from agents.task import AgentResult, AgentTask, HandBack, HumanNeeded, ToolUse
+from agents.task import AgentResult, AgentTask, HandBack, HumanNeeded, Proposal, ToolUse
 from agents.tools.base import Effect, Tool, ToolArgumentsInvalid, ToolContext, ToolError
 from agents.tracing import Tracer
 from agents.usage import Usage
 from resilience.context import CallContext
+from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
 from resilience.pipeline import Pipeline
 
 GROUNDED = 0.8
-"""Confidence of an answer whose specialist did not state one, when at least one tool found something."""
+"""Confidence of an answer whose specialist did not state one, when at least one tool found something, or a human decided."""
 UNGROUNDED = 0.5
 """The same when none did: worth a second look (ADR-0013)."""
 MODEL_SHARE = 0.9
@@ -103,6 +104,14 @@ class AgentRunner:
             span.update(output=_summary(result))
         return result
 
+    async def use_approved(self, task: AgentTask, call: ToolCall, arguments: dict[str, Any]) -> ToolUse:
+        """Make the proposed `call`, with the `arguments` that a human has approved.
+
+        The key is that of the call as it was proposed in the run `task.run_id`: made again after a crash, by whichever run and
+        with whatever arguments, it is the same effect.
+        """
+        return await self._use(task, {**call, "args": arguments}, task.deadline, _idempotency_key(task, call))
+
     async def _work(self, task: AgentTask, ctx: CallContext, work: _Work) -> AgentResult:
         prompt = [SystemMessage(_instructions(task)), *recent(task.history)]
         deadline = ctx.deadline.within(task.spec.timeout * MODEL_SHARE)
@@ -112,22 +121,28 @@ class AgentRunner:
             reply = await self._gateway.complete(request, deadline)
             work.usage += reply.usage
             work.degraded += reply.degraded
-            outcome = _outcome(task, reply.message, work)
+            waiting = _waiting(task, reply.message)
+            outcome = None if waiting else _outcome(task, reply.message, work)
             if outcome is not None:
                 return outcome
+            calls = [call for call in reply.message.tool_calls if call not in waiting]
             async with asyncio.TaskGroup() as group:  # a fault in one tool must not leave the others running
-                running = [group.create_task(self._use(task, call, ctx)) for call in reply.message.tool_calls]
+                running = [group.create_task(self._settle(task, call, ctx)) for call in calls]
             uses = [call.result() for call in running]
             work.tool_uses += [use for use in uses if use.tool not in CONTROLS]
             _refuse_repetition(task, work.tool_uses)
+            results = [tool_message(str(reply.message.id), call, use) for call, use in zip(calls, uses, strict=True)]
+            if waiting:
+                summary = f"{', '.join(call['name'] for call in waiting)} needs a human's approval."
+                return work.result(human=HumanNeeded("approval_required", summary, Proposal(reply.message, tuple(results))))
             # Providers refuse a tool call that no result follows, so a message goes in together with its results.
-            work.trail += [
-                reply.message,
-                *(_shown(reply.message, call, use) for call, use in zip(reply.message.tool_calls, uses, strict=True)),
-            ]
+            work.trail += [reply.message, *results]
         raise StepLimitReached(f"{task.spec.name}: no answer after {task.spec.max_steps} model calls")
 
-    async def _use(self, task: AgentTask, call: ToolCall, ctx: CallContext) -> ToolUse:
+    async def _settle(self, task: AgentTask, call: ToolCall, ctx: CallContext) -> ToolUse:
+        return _decided(task, call) or await self._use(task, call, ctx.deadline, _idempotency_key(task, call))
+
+    async def _use(self, task: AgentTask, call: ToolCall, deadline: Deadline, key: str) -> ToolUse:
         """One call; what goes wrong is told to the model, which can ask differently or give up."""
         name, given = call["name"], call["args"]
         tool = CONTROLS.get(name) or next((tool for tool in task.spec.tools if tool.name == name), None)
@@ -138,9 +153,9 @@ class AgentRunner:
                 arguments = tool.parse(given)
                 if name in CONTROLS:
                     return ToolUse(name, given, result={"status": "noted; now write the answer to the customer"})
-                context = ToolContext(task.customer.id, task.language, task.tenant, ctx.deadline, _idempotency_key(task, call))
+                context = ToolContext(task.customer.id, task.language, task.tenant, deadline, key)
                 pipeline = self._pipelines.tool_pipeline(name, tool.timeout, is_idempotent=tool.effect in (Effect.READ, Effect.IDEMPOTENT))
-                result = await pipeline.execute(lambda _: tool.run(arguments, context), CallContext(f"tool:{name}", ctx.deadline))
+                result = await pipeline.execute(lambda _: tool.run(arguments, context), CallContext(f"tool:{name}", deadline))
             except (ToolError, ResilienceError, DependencyError) as exc:
                 span.update(error=exc.code)
                 return ToolUse(name, given, error=exc.code, result={"message": str(exc)} if isinstance(exc, ToolError) else None)
@@ -152,8 +167,23 @@ def _summary(result: AgentResult) -> Any:
     """What a trace shows of a result."""
     if result.answer is not None:
         return result.answer.text
-    ending = result.hand_back or result.human
-    return asdict(ending) if ending else None
+    if result.human is not None:
+        return {"reason": result.human.reason, "summary": result.human.summary}
+    return asdict(result.hand_back) if result.hand_back else None
+
+
+def _waiting(task: AgentTask, message: AIMessage) -> list[ToolCall]:
+    """The calls that must not be made before a human says yes."""
+    irreversible = {tool.name: tool for tool in task.spec.tools if tool.effect is Effect.IRREVERSIBLE}
+    return [
+        call
+        for call in message.tool_calls
+        if (tool := irreversible.get(call["name"])) and _parsed(tool, call) is not None and _decided(task, call) is None
+    ]
+
+
+def _decided(task: AgentTask, call: ToolCall) -> ToolUse | None:
+    return next((use for use in task.decided if (use.tool, use.arguments) == (call["name"], call["args"])), None)
 
 
 def _outcome(task: AgentTask, message: AIMessage, work: _Work) -> AgentResult | None:
@@ -164,10 +194,6 @@ def _outcome(task: AgentTask, message: AIMessage, work: _Work) -> AgentResult | 
         # Arguments that do not fit are told to the model like those of any tool.
         if control is not None and (arguments := _parsed(control, call)) is not None:
             ending[control.name] = arguments
-        tool = next((tool for tool in task.spec.tools if tool.name == call["name"]), None)
-        if tool is not None and tool.effect is Effect.IRREVERSIBLE and _parsed(tool, call) is not None:
-            action = {"tool": tool.name, "arguments": call["args"]}
-            return work.result(human=HumanNeeded("approval_required", f"{tool.name} needs a human's approval.", action))
     if HAND_BACK.name in ending:
         return work.result(hand_back=HandBack(ending[HAND_BACK.name].reason, ending[HAND_BACK.name].suggestion))
     if CALL_HUMAN.name in ending:
@@ -175,7 +201,7 @@ def _outcome(task: AgentTask, message: AIMessage, work: _Work) -> AgentResult | 
     work.conclusion = ending.get(CONCLUDE.name, work.conclusion)
     if not message.text.strip() or any(call["name"] not in ending for call in message.tool_calls):
         return None
-    conclusion = work.conclusion or Conclude(confidence=GROUNDED if any(map(_found, work.tool_uses)) else UNGROUNDED)
+    conclusion = work.conclusion or Conclude(confidence=GROUNDED if task.decided or any(map(_found, work.tool_uses)) else UNGROUNDED)
     answer = AIMessage(message.text, id=message.id)
     return work.result(answer=answer, confidence=conclusion.confidence, sources=tuple(conclusion.sources))
 
@@ -204,14 +230,15 @@ def _idempotency_key(task: AgentTask, call: ToolCall) -> str:
     return f"{task.run_id}:{call['name']}:{json.dumps(call['args'], sort_keys=True)}"
 
 
-def _shown(message: AIMessage, call: ToolCall, use: ToolUse) -> ToolMessage:
+def tool_message(message_id: str, call: ToolCall, use: ToolUse) -> ToolMessage:
+    """What came of a call of the message `message_id`, as models are shown it."""
     content = use.result if use.error is None else {"error": use.error, **(use.result or {})}
     return ToolMessage(
         json.dumps(content, ensure_ascii=False),
         tool_call_id=str(call["id"]),
         name=use.tool,
         status="success" if use.error is None else "error",
-        id=f"{message.id}:{call['id']}",
+        id=f"{message_id}:{call['id']}",
     )
 
 

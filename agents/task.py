@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from agents.models.port import Degradation
 from agents.spec import AgentSpec
@@ -34,7 +34,7 @@ class AgentTask:
 
     Args:
         spec: Who works.
-        history: The conversation so far, oldest first, the customer's message last.
+        history: The conversation so far, oldest first: the customer's message last, or after it what has been done for it.
         customer: Who asks.
         language: Language of the answer, `es` or `en`.
         deadline: When the answer is needed.
@@ -42,6 +42,7 @@ class AgentTask:
         run_id: Stable over retries and resumes of the run; keys of effects are made from it.
         draft: The specialist's own answer that was not good enough, if there was one.
         critique: What is wrong with it.
+        decided: Irreversible calls that a human has decided on for this message; the same call again gets the same result.
     """
 
     spec: AgentSpec
@@ -53,6 +54,7 @@ class AgentTask:
     run_id: str
     draft: str | None = None
     critique: str | None = None
+    decided: tuple[ToolUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +76,31 @@ class HandBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """A message with irreversible calls, of which none has been made.
+
+    Args:
+        message: The specialist's message.
+        results: What came of its other calls; a call without a result waits for a human's yes.
+    """
+
+    message: AIMessage
+    results: tuple[ToolMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class HumanNeeded:
     """The specialist wants a human.
 
     Args:
         reason: A stable code: `specialist_asked`, `approval_required`.
         summary: Why, in a sentence.
-        action: The prepared action that waits for a human's yes: `{"tool", "arguments"}`; None: there is none.
+        action: What waits for a human's yes; None: nothing is prepared, the human takes over.
     """
 
     reason: str
     summary: str
-    action: dict[str, Any] | None = None
+    action: Proposal | None = None
 
 
 @dataclass(frozen=True, slots=True)

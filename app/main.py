@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
@@ -16,19 +16,18 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import assistants, health, openai, problems, runs, threads
+from app.api import assistants, health, openai, problems, runs, threads, webhooks
 from app.api.body_limit import BodyLimit
 from app.api.deps import Services
 from app.api.openapi import describe
 from app.api.request_id import RequestId
-from app.bootstrap import running
-from app.settings import Settings, SettingsError
-from app.storage.errors import StorageError
-from app.telemetry.logging import configure, get_logger
+from app.bootstrap import run, running
+from app.settings import Settings
+from graphs.registry import GraphEntry
 
 MAX_BODY_BYTES = 1024 * 1024
 """Largest request body."""
-CONNECTION_GRACE = 20
+CONNECTION_GRACE = 22
 """How long open connections may take to end when the service is told to stop, seconds."""
 _EXPOSED = ["content-location", "location", "x-pagination-next", "x-pagination-total", "x-request-id", "retry-after"]
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -50,7 +49,7 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         telemetry={"tracing": False},  # traces are ours (ADR-0011)
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (threads, runs, assistants, openai, health):
+    for module in (threads, runs, assistants, webhooks, openai, health):
         app.include_router(module.router, max_body_size=MAX_BODY_BYTES)
     problems.install(app)
     describe(app)
@@ -74,10 +73,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_signal: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_signal = on_signal
+        self._loop = asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take no new work from now on, then end as uvicorn does."""
-        self._on_signal()
+        self._loop.call_soon_threadsafe(self._on_signal)
         super().handle_exit(sig, frame)
 
     @contextmanager
@@ -91,14 +91,14 @@ class _Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until a signal says to stop.
+async def serve(settings: Settings, more: Sequence[GraphEntry] = ()) -> None:
+    """Serve our graphs and `more` until a signal says to stop.
 
     Raises:
         SettingsError: The configuration is wrong.
         StorageError: There is no storage that we could use.
     """
-    async with running(settings) as services:
+    async with running(settings, more=more) as services:
         config = uvicorn.Config(
             create_app(services, settings),
             host=settings.server.host,
@@ -108,28 +108,12 @@ async def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=CONNECTION_GRACE,
         )
         print(_banner(settings), file=sys.stderr, flush=True)  # noqa: T201  for the person at the terminal
-        await _Server(config, services.runs.stop_accepting).serve()
+        await _Server(config, services.runs.begin_drain).serve()
 
 
 def main() -> None:
-    """Serve with the settings of the environment; what is wrong with them is said in words, with exit code 2."""
-    try:
-        settings = Settings.load()
-        configure(settings.server.log_level)
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(serve(settings))
-    except (SettingsError, StorageError) as exc:
-        print(f"capataz cannot start:\n{exc}", file=sys.stderr)  # noqa: T201  for the person at the terminal
-        sys.exit(2)
-    get_logger().info("stopped")
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
+    """Serve with the settings of the environment; see `bootstrap.run`."""
+    run(serve)
 
 
 def _banner(settings: Settings) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -101,6 +101,16 @@ class ModelSettings(_Settings):
         return self
 
 
+class RunSettings(_Settings):
+    """Where runs execute, and whom their webhooks may reach."""
+
+    execution: Literal["local", "workers"] = Field("local", alias="EXECUTION")
+    conformance_graph: bool = Field(False, alias="CONFORMANCE_GRAPH")
+    lease: float = Field(10.0, alias="LEASE_SECONDS", ge=0.5, le=300.0)
+    webhook_secret: SecretStr = Field(SecretStr(""), alias="WEBHOOK_SECRET")
+    webhook_allow_hosts: str = Field("", alias="WEBHOOK_ALLOW_HOSTS")
+
+
 class TracingSettings(_Settings):
     """Where traces go; without keys: nowhere."""
 
@@ -125,12 +135,13 @@ class Settings(_Settings):
     access: AccessSettings
     models: ModelSettings
     tracing: TracingSettings
+    runs: RunSettings
 
     @model_validator(mode="after")
     def _fit(self) -> Settings:
         if not (self.access.api_keys or self.access.allow_open or self.server.is_loopback):
             raise ValueError(
-                f"HOST={self.server.host} lets other machines in without a key: set API_KEYS=key:tenant, or ALLOW_OPEN=true if you mean it"
+                f"HOST={self.server.host} lets other machines in without a key: set API_KEYS=key:tenant, or ALLOW_OPEN=true to allow it"
             )
         return self
 
@@ -160,6 +171,7 @@ class Settings(_Settings):
                 access=AccessSettings.model_validate(given),
                 models=ModelSettings.model_validate({**given, "roles": roles}),
                 tracing=TracingSettings.model_validate(given),
+                runs=RunSettings.model_validate(given),
             )
         except ValidationError as exc:
             raise SettingsError("\n".join(_line(dict(error)) for error in exc.errors())) from None
@@ -167,7 +179,7 @@ class Settings(_Settings):
     @classmethod
     def variables(cls) -> frozenset[str]:
         """The fixed names that are read; `MODEL_<ROLE>` comes on top."""
-        concerns = (ServerSettings, StorageSettings, AccessSettings, ModelSettings, TracingSettings)
+        concerns = (ServerSettings, StorageSettings, AccessSettings, ModelSettings, TracingSettings, RunSettings)
         return frozenset(field.alias for concern in concerns for field in concern.model_fields.values() if field.alias)
 
 

@@ -48,9 +48,11 @@ def after_supervise(state: SupervisorState) -> str:
 
 
 def after_specialist(state: SupervisorState) -> str:
-    """By the policy on the draft: `respond`, `reflect` or `escalate`; without a draft back to `supervise`."""
+    """`approve` if an action waits; by the policy on the draft `respond`, `reflect` or `escalate`; without a draft `supervise`."""
     if state.get("escalation"):
         return "escalate"
+    if state.get("proposal"):
+        return "approve"
     draft = state.get("draft")
     if draft is None:
         return "supervise"
@@ -60,6 +62,13 @@ def after_specialist(state: SupervisorState) -> str:
     if state.get("critique") is not None:
         return "respond" if confidence >= ANSWER_AFTER_REFLECTION_AT else "escalate"
     return "escalate" if confidence < ESCALATE_BELOW else "reflect"
+
+
+def after_approve(state: SupervisorState) -> str:
+    """`approve` while another action waits, then back to the specialist who proposed it."""
+    decision = state.get("decision")
+    assert decision is not None
+    return "approve" if state.get("proposal") else decision["specialist"]
 
 
 def after_reflect(state: SupervisorState) -> str:

@@ -69,6 +69,14 @@ class Escalation(TypedDict):
     context: dict[str, Any]
 
 
+class ProposalState(TypedDict):
+    """A specialist's message whose irreversible calls wait for a human; see `agents.task.Proposal`."""
+
+    run_id: str  # the run that proposed them: keys of effects are made from it, whichever run makes the call
+    message: dict[str, Any]
+    results: list[dict[str, Any]]
+
+
 class Degraded(TypedDict):
     """Something was done in a lesser way."""
 
@@ -121,6 +129,7 @@ class SupervisorState(SupervisorInput, SupervisorOutput, total=False):
     findings: list[Finding]  # what the tools found
     draft: Draft | None  # waits for the confidence policy
     critique: str | None  # set once a draft has been reflected on
+    proposal: ProposalState | None  # waits for a human's yes
 
 
 def new_turn(turn: str, language: str) -> SupervisorState:
@@ -134,6 +143,7 @@ def new_turn(turn: str, language: str) -> SupervisorState:
         findings=[],
         draft=None,
         critique=None,
+        proposal=None,
         answer=None,
         specialist=None,
         confidence=None,
@@ -144,9 +154,9 @@ def new_turn(turn: str, language: str) -> SupervisorState:
     )
 
 
-def escalate(reason: str, summary: str, context: dict[str, Any] | None = None) -> SupervisorState:
-    """The update that asks for a human; the node `escalate` adds the rest of the context. `reason` is a stable code."""
-    return {"escalation": Escalation(reason=reason, summary=summary, context=context or {})}
+def escalate(reason: str, summary: str) -> SupervisorState:
+    """The update that asks for a human; the node `escalate` adds the context. `reason` is a stable code."""
+    return {"escalation": Escalation(reason=reason, summary=summary, context={})}
 
 
 def add_usage(usage: UsageState, more: Usage) -> UsageState:

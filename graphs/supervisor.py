@@ -2,6 +2,7 @@
 
 START → supervise ─┬→ <specialist> ─┬→ respond → END
           ↑        │   ↑      │     ├→ reflect ─→ <the same specialist>
+          │        │   │      │     ├→ approve ⟲ ─→ <the same specialist>     (waits for a human)
           └────────┼───┼──────┘     └→ escalate
                    └→ escalate → respond
 """
@@ -12,12 +13,13 @@ from langgraph.graph import END, START, StateGraph
 
 from agents.registry import SpecialistRegistry
 from graphs.context import RunContext
+from graphs.nodes.approve import approve
 from graphs.nodes.delegate import delegate_to
 from graphs.nodes.escalate import escalate
 from graphs.nodes.reflect import reflect
 from graphs.nodes.respond import respond
 from graphs.nodes.supervise import supervise
-from graphs.routing import after_reflect, after_specialist, after_supervise
+from graphs.routing import after_approve, after_reflect, after_specialist, after_supervise
 from graphs.state import SupervisorInput, SupervisorOutput, SupervisorState
 
 SupervisorGraph = StateGraph[SupervisorState, RunContext, SupervisorInput, SupervisorOutput]
@@ -32,13 +34,15 @@ def build_supervisor(specialists: SpecialistRegistry) -> SupervisorGraph:
     for name in names:
         graph.add_node(name, delegate_to(name))
     graph.add_node("reflect", reflect)
+    graph.add_node("approve", approve)
     graph.add_node("escalate", escalate)
     graph.add_node("respond", respond)
 
     graph.add_edge(START, "supervise")
     graph.add_conditional_edges("supervise", after_supervise, [*names, "escalate"])
     for name in names:
-        graph.add_conditional_edges(name, after_specialist, ["supervise", "reflect", "escalate", "respond"])
+        graph.add_conditional_edges(name, after_specialist, ["supervise", "reflect", "approve", "escalate", "respond"])
+    graph.add_conditional_edges("approve", after_approve, [*names, "approve"])
     graph.add_conditional_edges("reflect", after_reflect, [*names, "escalate", "respond"])
     graph.add_edge("escalate", "respond")
     graph.add_edge("respond", END)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -98,10 +99,15 @@ class Tool:
 
     def schema(self) -> dict[str, Any]:
         """The function description that OpenAI-compatible models take."""
-        parameters = self.arguments.model_json_schema()
-        parameters.pop("title", None)
-        parameters.pop("description", None)
-        return {"type": "function", "function": {"name": self.name, "description": self.description, "parameters": parameters}}
+        function = {"name": self.name, "description": self.description, "parameters": _parameters(self.arguments)}
+        return {"type": "function", "function": function}
+
+
+@cache
+def _parameters(arguments: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of the arguments; made once, since every model call carries it."""
+    schema = arguments.model_json_schema()
+    return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
 def tool(*, effect: Effect, timeout: float) -> Callable[[Callable[[A, ToolContext], Awaitable[ToolResult]]], Tool]:

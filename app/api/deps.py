@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from app.errors import Unauthenticated
 from app.runs.service import RunService
+from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
 
@@ -52,6 +53,8 @@ class Services:
     api_keys: ApiKeys
     threads: ThreadService
     runs: RunService
+    check_webhook: Callable[[str, str], None]
+    outbox: WebhookOutbox
     assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id
     metrics: Metrics
     check_storage: Callable[[], Awaitable[None]]

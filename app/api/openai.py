@@ -6,20 +6,22 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, JsonValue
 
 from app.api.deps import Services, ServicesDep, TenantDep
-from app.api.runs import run_request
+from app.api.problems import openai_responses
+from app.api.runs import run_path, run_request
 from app.api.schemas import StatelessRunCreate
 from app.api.sse import HEARTBEAT, HEARTBEAT_FRAME, event_stream
-from app.errors import AppError, NotFound
+from app.errors import AppError, NotFound, NotReady
 from app.runs.events import LogReader
-from app.runs.service import StartedRun
+from app.runs.service import Drained, StartedRun
 from app.storage.errors import StorageUnavailable
+from app.threads.plain import to_plain
 
-router = APIRouter(prefix="/v1", tags=["openai"])
+router = APIRouter(prefix="/v1", tags=["openai"], responses=openai_responses(401, 503))
 
 
 class ChatMessage(BaseModel):
@@ -86,15 +88,17 @@ async def list_models(services: ServicesDep, tenant: TenantDep) -> ModelList:
     return ModelList(data=[_model(services, graph_id) for _, graph_id in services.assistants])
 
 
-@router.get("/models/{model_id}", name="get_model")
+@router.get("/models/{model_id}", name="get_model", responses=openai_responses(404))
 async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> Model:
     """One assistant."""
     _check_model(services, model_id)
     return _model(services, model_id)
 
 
-@router.post("/chat/completions", name="create_chat_completion", response_class=JSONResponse)
-async def create_chat_completion(body: ChatCompletionRequest, services: ServicesDep, tenant: TenantDep) -> Response:
+@router.post(
+    "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 500)
+)
+async def create_chat_completion(body: ChatCompletionRequest, request: Request, services: ServicesDep, tenant: TenantDep) -> Response:
     """Answer a conversation, as a whole or as a stream."""
     _check_model(services, body.model)
     if body.n != 1:
@@ -103,17 +107,22 @@ async def create_chat_completion(body: ChatCompletionRequest, services: Services
     spoken = [message for message in body.messages if message.content and message.role != "tool"]
     messages: list[JsonValue] = [message.model_dump(include={"role", "content"}) for message in spoken]
     run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, stream_mode=["messages-tuple"], on_disconnect="cancel")
-    started = await services.runs.start(tenant, None, run_request(run))
+    started = await services.runs.start(tenant, None, run_request(run, services, tenant))
+    where = {"Content-Location": run_path(request, started.record)}
     if body.stream:
         reader = await services.runs.reader(tenant, started.record, after=0)
-        return event_stream(_chunks(services, started, reader, body), {})
-    outcome = await started.task
+        return event_stream(_chunks(services, started, reader, body), where)
+    try:
+        outcome = await services.runs.outcome(tenant, started.record)
+    except Drained:
+        services.runs.leave(tenant, started.record)  # nobody could fetch its answer
+        raise NotReady("the service is going down; try again in a moment", "draining") from None
     if outcome.error is not None:
         raise RunFailed(outcome.error["message"], outcome.error["code"])
     usage = _usage(outcome.values)
-    message = {"role": "assistant", "content": outcome.values.get("answer") or ""}
+    message = {"role": "assistant", "content": _answer(outcome.values)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return JSONResponse({**_head(started, body.model, "chat.completion"), "choices": [choice], "usage": usage})
+    return JSONResponse({**_head(started, body.model, "chat.completion"), "choices": [choice], "usage": usage}, headers=where)
 
 
 async def _chunks(services: Services, started: StartedRun, reader: LogReader, body: ChatCompletionRequest) -> AsyncIterator[bytes]:
@@ -121,20 +130,27 @@ async def _chunks(services: Services, started: StartedRun, reader: LogReader, bo
     head = _head(started, body.model, "chat.completion.chunk")
     yield _chunk({**head, "choices": [_delta({"role": "assistant", "content": ""})]})
     spoken: dict[str, str] = {}
+    has_left = True
     try:
         while not reader.has_ended:
             events = await reader.read(HEARTBEAT)
+            if reader.is_cut:
+                has_left = False
+                return
             if not events:
                 yield HEARTBEAT_FRAME
             for event in events:
                 if event.name == "messages" and (text := _new_text(event.data, spoken)):
                     yield _chunk({**head, "choices": [_delta({"content": text})]})
-        outcome = await started.task
+        has_left = False
+        outcome = await services.runs.outcome(started.tenant, started.record)
         if outcome.error is not None:
             yield _chunk(
                 {"error": {"message": outcome.error["message"], "type": "server_error", "param": None, "code": outcome.error["code"]}}
             )
             return
+        if "__interrupt__" in outcome.values:
+            yield _chunk({**head, "choices": [_delta({"content": ("\n\n" if spoken else "") + _answer(outcome.values)})]})
         yield _chunk({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
         if body.stream_options and body.stream_options.include_usage:
             yield _chunk({**head, "choices": [], "usage": _usage(outcome.values)})
@@ -142,8 +158,17 @@ async def _chunks(services: Services, started: StartedRun, reader: LogReader, bo
     except StorageUnavailable as exc:
         yield _chunk({"error": {"message": "the storage cannot be reached", "type": "server_error", "param": None, "code": exc.code}})
     finally:
-        if not started.task.done():
-            services.runs.cancel(started.record.run_id)
+        if has_left:
+            services.runs.leave(started.tenant, started.record)
+
+
+def _answer(values: dict[str, Any]) -> str:
+    """The answer; of a run that asks a human, what the customer may be told meanwhile."""
+    asked = to_plain(values.get("__interrupt__", ()))
+    if not asked:
+        return values.get("answer") or ""
+    value = asked[0]["value"]
+    return str(value.get("notice", "")) if isinstance(value, dict) else ""
 
 
 def _new_text(data: bytes, spoken: dict[str, str]) -> str:

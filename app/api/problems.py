@@ -38,6 +38,26 @@ class Problem(BaseModel):
     request_id: str | None = Field(None, description="Names this request in the service's log.")
 
 
+class OpenAIFault(BaseModel):
+    """What went wrong, in OpenAI's words."""
+
+    message: str = Field(description="What is wrong and what to do.")
+    type: str = Field(description="The kind of error.", examples=["not_found_error"])
+    param: str | None = Field(None, description="The field that is to blame.")
+    code: str | None = Field(None, description="A stable word for this kind of error.", examples=["model_not_found"])
+
+
+class OpenAIError(BaseModel):
+    """An error of a route below `/v1`."""
+
+    error: OpenAIFault
+
+
+def openai_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route below `/v1` that can fail with `statuses`."""
+    return {status: {"description": HTTPStatus(status).phrase, "model": OpenAIError} for status in statuses}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that can fail with `statuses`."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -1,24 +1,27 @@
-"""Routes of runs: start one and wait for it or follow it, read one, follow it again."""
+"""Routes of runs: start one and wait for it, follow it or leave it alone; read, join, cancel and delete one."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
 
-from app.api.deps import ServicesDep, TenantDep
+from app.api.deps import Services, ServicesDep, TenantDep
 from app.api.problems import problem_responses
-from app.api.schemas import Run, RunCreate, StatelessRunCreate
+from app.api.schemas import Run, RunCreate, RunsCancel, StatelessRunCreate
 from app.api.sse import HEARTBEAT, event_stream, frames
 from app.errors import InvalidInput
-from app.runs.service import RunRequest, RunService, StartedRun
+from app.runs.request import RunRequest
+from app.runs.service import Drained, RunService, StartedRun
+from app.storage.redis.runs import RunRecord, RunStatus
 from app.threads.plain import to_json
 
 router = APIRouter(tags=["runs"], responses=problem_responses(401, 503))
@@ -34,40 +37,143 @@ _VALUES: dict[int | str, dict[str, Any]] = {
 }
 _MODES = TypeAdapter(list[str])
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="The same key and body within 24 hours are the same run; another body is a 409."),
+]
+
+
+@router.post("/threads/{thread_id}/runs", name="create_run", responses=_REFUSALS)
+async def create_run(
+    thread_id: UUID,
+    body: RunCreate,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    tenant: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Run:
+    """Run an assistant on a thread in the background."""
+    wanted = run_request(body, services, tenant, is_background=True)
+    started = await services.runs.start(tenant, str(thread_id), wanted, idempotency=_idempotency(idempotency_key, request, body))
+    response.headers["Content-Location"] = run_path(request, started.record)
+    return Run.of(started.record)
 
 
 @router.post("/threads/{thread_id}/runs/wait", name="wait_for_run", response_class=StreamingResponse, responses={**_VALUES, **_REFUSALS})
-async def wait_for_run(thread_id: UUID, body: RunCreate, request: Request, services: ServicesDep, tenant: TenantDep) -> StreamingResponse:
+async def wait_for_run(
+    thread_id: UUID,
+    body: RunCreate,
+    request: Request,
+    services: ServicesDep,
+    tenant: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> StreamingResponse:
     """Run an assistant on a thread and wait for its final values."""
-    started = await services.runs.start(tenant, str(thread_id), run_request(body, waits=True))
-    return _wait(services.runs, started, body, _run_path(request, started))
+    wanted = run_request(body, services, tenant, streams=False)
+    started = await services.runs.start(tenant, str(thread_id), wanted, idempotency=_idempotency(idempotency_key, request, body))
+    return _wait(services.runs, started, body.on_disconnect, request)
 
 
 @router.post("/threads/{thread_id}/runs/stream", name="stream_run", response_class=StreamingResponse, responses={**_STREAM, **_REFUSALS})
-async def stream_run(thread_id: UUID, body: RunCreate, request: Request, services: ServicesDep, tenant: TenantDep) -> StreamingResponse:
+async def stream_run(
+    thread_id: UUID,
+    body: RunCreate,
+    request: Request,
+    services: ServicesDep,
+    tenant: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> StreamingResponse:
     """Run an assistant on a thread and follow its events."""
-    started = await services.runs.start(tenant, str(thread_id), run_request(body))
-    return await _stream(services.runs, started, body, _run_path(request, started))
+    wanted = run_request(body, services, tenant)
+    started = await services.runs.start(tenant, str(thread_id), wanted, idempotency=_idempotency(idempotency_key, request, body))
+    return await _stream(services.runs, started, body.on_disconnect, request)
+
+
+@router.post("/runs", name="create_stateless_run", responses=_REFUSALS)
+async def create_stateless_run(
+    body: StatelessRunCreate,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    tenant: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Run:
+    """Run an assistant on a thread of its own in the background."""
+    wanted = run_request(body, services, tenant, is_background=True)
+    started = await services.runs.start(tenant, None, wanted, idempotency=_idempotency(idempotency_key, request, body))
+    response.headers["Content-Location"] = run_path(request, started.record)
+    return Run.of(started.record)
 
 
 @router.post("/runs/wait", name="wait_for_stateless_run", response_class=StreamingResponse, responses={**_VALUES, **_REFUSALS})
-async def wait_for_stateless_run(body: StatelessRunCreate, request: Request, services: ServicesDep, tenant: TenantDep) -> StreamingResponse:
+async def wait_for_stateless_run(
+    body: StatelessRunCreate, request: Request, services: ServicesDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
+) -> StreamingResponse:
     """Run an assistant on a thread of its own and wait for its final values."""
-    started = await services.runs.start(tenant, None, run_request(body, waits=True))
-    return _wait(services.runs, started, body, _run_path(request, started))
+    wanted = run_request(body, services, tenant, streams=False)
+    started = await services.runs.start(tenant, None, wanted, idempotency=_idempotency(idempotency_key, request, body))
+    return _wait(services.runs, started, body.on_disconnect, request)
 
 
 @router.post("/runs/stream", name="stream_stateless_run", response_class=StreamingResponse, responses={**_STREAM, **_REFUSALS})
-async def stream_stateless_run(body: StatelessRunCreate, request: Request, services: ServicesDep, tenant: TenantDep) -> StreamingResponse:
+async def stream_stateless_run(
+    body: StatelessRunCreate, request: Request, services: ServicesDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
+) -> StreamingResponse:
     """Run an assistant on a thread of its own and follow its events."""
-    started = await services.runs.start(tenant, None, run_request(body))
-    return await _stream(services.runs, started, body, _run_path(request, started))
+    wanted = run_request(body, services, tenant)
+    started = await services.runs.start(tenant, None, wanted, idempotency=_idempotency(idempotency_key, request, body))
+    return await _stream(services.runs, started, body.on_disconnect, request)
+
+
+@router.post("/runs/cancel", name="cancel_runs", status_code=204, responses=problem_responses(404, 413, 422))
+async def cancel_runs(
+    body: RunsCancel, services: ServicesDep, tenant: TenantDep, action: Literal["interrupt", "rollback"] = "interrupt"
+) -> None:
+    """Cancel many runs: those that are named, or all of a status."""
+    if body.status is not None:
+        wanted = await services.runs.open_runs(tenant, body.status)
+    else:
+        wanted = [(str(body.thread_id), str(run_id)) for run_id in body.run_ids or ()]
+    await services.runs.cancel_many(tenant, wanted, action)
+
+
+@router.get("/threads/{thread_id}/runs", name="list_runs", responses=problem_responses(404, 422))
+async def list_runs(
+    thread_id: UUID,
+    services: ServicesDep,
+    tenant: TenantDep,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    status: RunStatus | None = None,
+) -> list[Run]:
+    """The runs of a thread, newest first."""
+    found = await services.runs.of_thread(tenant, str(thread_id), limit=limit, offset=offset, status=status)
+    return [Run.of(record) for record in found]
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}", name="get_run", responses=problem_responses(404, 422))
 async def get_run(thread_id: UUID, run_id: UUID, services: ServicesDep, tenant: TenantDep) -> Run:
     """A run."""
     return Run.of(await services.runs.get(tenant, str(thread_id), str(run_id)))
+
+
+@router.delete("/threads/{thread_id}/runs/{run_id}", name="delete_run", status_code=204, responses=problem_responses(404, 409, 422))
+async def delete_run(thread_id: UUID, run_id: UUID, services: ServicesDep, tenant: TenantDep) -> None:
+    """Forget a run that has ended."""
+    await services.runs.delete(tenant, str(thread_id), str(run_id))
+
+
+@router.get(
+    "/threads/{thread_id}/runs/{run_id}/join",
+    name="join_run",
+    response_class=StreamingResponse,
+    responses={**_VALUES, **problem_responses(404, 422)},
+)
+async def join_run(thread_id: UUID, run_id: UUID, request: Request, services: ServicesDep, tenant: TenantDep) -> StreamingResponse:
+    """Wait for the final values of a run."""
+    run = await services.runs.get(tenant, str(thread_id), str(run_id))
+    return _wait(services.runs, StartedRun(tenant, run), "continue", request)
 
 
 @router.get(
@@ -79,6 +185,7 @@ async def get_run(thread_id: UUID, run_id: UUID, services: ServicesDep, tenant: 
 async def join_run_stream(
     thread_id: UUID,
     run_id: UUID,
+    request: Request,
     services: ServicesDep,
     tenant: TenantDep,
     stream_mode: Annotated[list[str] | None, Query(description="Only events of these modes; repeated, or a JSON array.")] = None,
@@ -92,19 +199,46 @@ async def join_run_stream(
     reader = await services.runs.reader(tenant, run, after=_last_seen(last_event_id), modes=_modes(stream_mode))
     content = frames(reader)
     if cancel_on_disconnect:
-        content = _cancelling(content, services.runs, run.run_id)
-    return event_stream(content, {"Location": f"/threads/{thread_id}/runs/{run_id}/stream"})
+        content = _leaving(content, services.runs, StartedRun(tenant, run))
+    return event_stream(content, {"Location": f"{run_path(request, run)}/stream"})
 
 
-def run_request(body: RunCreate, *, waits: bool = False) -> RunRequest:
-    """What the service is asked for; a caller who waits streams nothing unless a mode was named."""
+@router.post(
+    "/threads/{thread_id}/runs/{run_id}/cancel",
+    name="cancel_run",
+    status_code=202,
+    responses={200: {"description": "It has let go (`wait`)."}, **problem_responses(404, 422)},
+)
+async def cancel_run(
+    thread_id: UUID,
+    run_id: UUID,
+    request: Request,
+    services: ServicesDep,
+    tenant: TenantDep,
+    wait: Annotated[bool, Query(description="Answer once nothing of the run is under way any more.")] = False,
+    action: Annotated[
+        Literal["interrupt", "rollback"], Query(description="Keep what the run has written, or remove run and state.")
+    ] = "interrupt",
+) -> Response:
+    """End a run; nothing of it is written afterwards."""
+    await services.runs.cancel(tenant, str(thread_id), str(run_id), action, wait=wait)
+    if not wait:
+        return Response(status_code=202)
+    location = f"{request.scope.get('root_path', '')}/threads/{thread_id}/runs/{run_id}/join"
+    return Response(b"{}", 200, {"Location": location}, "application/json")
+
+
+def run_request(body: RunCreate, services: Services, tenant: str, *, streams: bool = True, is_background: bool = False) -> RunRequest:
+    """What the service is asked for; a caller who does not stream has nothing logged unless a mode was named."""
+    if body.webhook is not None:
+        services.check_webhook(body.webhook, tenant)
     checkpoint_id = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)
     return RunRequest(
         assistant_id=body.assistant_id,
         input=body.input,
         command=body.command.model_dump(exclude_unset=True) if body.command else None,
         metadata=dict(body.metadata or {}),
-        stream_mode=() if waits and "stream_mode" not in body.model_fields_set else tuple(body.stream_mode),
+        stream_mode=tuple(body.stream_mode) if streams or "stream_mode" in body.model_fields_set else (),
         stream_subgraphs=body.stream_subgraphs,
         stream_resumable=body.stream_resumable,
         interrupt_before=_nodes(body.interrupt_before),
@@ -116,54 +250,73 @@ def run_request(body: RunCreate, *, waits: bool = False) -> RunRequest:
         tags=tuple(body.config.tags),
         recursion_limit=body.config.recursion_limit,
         keep_thread=not isinstance(body, StatelessRunCreate) or body.on_completion == "keep",
+        after=body.after_seconds,
+        webhook=body.webhook or "",
+        is_background=is_background,
     )
+
+
+def _idempotency(key: str | None, request: Request, body: RunCreate) -> tuple[str, str] | None:
+    """The key and what it stands for: route and body."""
+    if key is None:
+        return None
+    whole = f"{request.url.path}\n{body.model_dump_json(exclude_unset=True)}"
+    return key, hashlib.sha256(whole.encode()).hexdigest()
 
 
 def _nodes(names: list[str] | str) -> tuple[str, ...] | str:
     return names if isinstance(names, str) else tuple(names)
 
 
-def _run_path(request: Request, started: StartedRun) -> str:
+def run_path(request: Request, run: RunRecord) -> str:
     """The run's path as the caller sees it, behind whatever prefix a proxy has."""
-    prefix = request.scope.get("root_path", "")
-    return f"{prefix}/threads/{started.record.thread_id}/runs/{started.record.run_id}"
+    return f"{request.scope.get('root_path', '')}/threads/{run.thread_id}/runs/{run.run_id}"
 
 
-def _wait(runs: RunService, started: StartedRun, body: RunCreate, path: str) -> StreamingResponse:
-    content = _values(started)
-    if body.on_disconnect == "cancel":
-        content = _cancelling(content, runs, started.record.run_id)
+def _wait(runs: RunService, started: StartedRun, on_disconnect: str, request: Request) -> StreamingResponse:
+    content = _values(runs, started)
+    if on_disconnect == "cancel":
+        content = _leaving(content, runs, started)
+    path = run_path(request, started.record)
     headers = {"Content-Location": path, "Location": f"{path}/join", "Cache-Control": "no-store"}
     return StreamingResponse(content, headers=headers, media_type="application/json")
 
 
-async def _stream(runs: RunService, started: StartedRun, body: RunCreate, path: str) -> StreamingResponse:
+async def _stream(runs: RunService, started: StartedRun, on_disconnect: str, request: Request) -> StreamingResponse:
     content = frames(await runs.reader(started.tenant, started.record, after=0))
-    if body.on_disconnect == "cancel":
-        content = _cancelling(content, runs, started.record.run_id)
+    if on_disconnect == "cancel":
+        content = _leaving(content, runs, started)
+    path = run_path(request, started.record)
     return event_stream(content, {"Content-Location": path, "Location": f"{path}/stream"})
 
 
-async def _values(started: StartedRun) -> AsyncIterator[bytes]:
+async def _values(runs: RunService, started: StartedRun) -> AsyncIterator[bytes]:
     """White space as long as there is nothing to say, so that no proxy gives up; then the values."""
-    while not started.task.done():
-        await asyncio.wait([started.task], timeout=HEARTBEAT)
-        if not started.task.done():
-            yield b"\n"
-    outcome = started.task.result()
-    yield orjson.dumps({"__error__": outcome.error}) if outcome.error else to_json(outcome.values)
+    waiting = asyncio.create_task(runs.outcome(started.tenant, started.record))
+    try:
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=HEARTBEAT)
+            if not waiting.done():
+                yield b"\n"
+        outcome = waiting.result()
+        yield orjson.dumps({"__error__": outcome.error}) if outcome.error else to_json(outcome.values)
+    finally:
+        waiting.cancel()
 
 
-async def _cancelling(content: AsyncIterator[bytes], runs: RunService, run_id: str) -> AsyncIterator[bytes]:
+async def _leaving(content: AsyncIterator[bytes], runs: RunService, started: StartedRun) -> AsyncIterator[bytes]:
     """The same bytes; a reader who leaves before the end takes the run along."""
     is_complete = False
     try:
         async for chunk in content:
             yield chunk
         is_complete = True
+    except Drained:
+        is_complete = True
+        raise
     finally:
         if not is_complete:
-            runs.cancel(run_id)
+            runs.leave(started.tenant, started.record)
 
 
 def _last_seen(header: str | None) -> int | None:
@@ -177,9 +330,9 @@ def _last_seen(header: str | None) -> int | None:
 
 
 def _modes(given: list[str] | None) -> frozenset[str]:
-    """The modes of a query; some clients send a JSON array in one value."""
+    """The modes of a query; some clients send a JSON array in one value, one sends an empty value for none."""
     modes: list[str] = []
-    for value in given or ():
+    for value in filter(None, given or ()):
         try:
             modes += _MODES.validate_json(value) if value.startswith("[") else [value]
         except ValidationError:

@@ -8,13 +8,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from app.errors import InvalidInput
+from app.runs.model import public_run
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.storage.redis.threads import ThreadRecord, ThreadStatus
 
 StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug"]
 Metadata = dict[str, JsonValue]
-_NOT_YET = ("after_seconds", "webhook")
 
 
 class _Output(BaseModel):
@@ -61,7 +60,7 @@ class Thread(_Output):
         )
 
 
-class Run(_Output):
+class Run(_Output):  # type: ignore[no-redef]  # the type checker takes the alias "kwargs" for **kwargs
     """One execution of an assistant on a thread."""
 
     run_id: UUID
@@ -73,22 +72,14 @@ class Run(_Output):
     metadata: Metadata
     multitask_strategy: str
     arguments: dict[str, JsonValue] = Field(
-        default_factory=dict, serialization_alias="kwargs", description="Always empty; kept for the protocol."
+        default_factory=dict, validation_alias="kwargs", serialization_alias="kwargs", description="Always empty; kept for the protocol."
     )
+    ended_by: Literal["user", "superseded"] | None = Field(None, description="Who ended the run from outside, if anybody did.")
 
     @classmethod
     def of(cls, record: RunRecord) -> Run:
         """The run as callers see it."""
-        return cls(
-            run_id=UUID(record.run_id),
-            thread_id=UUID(record.thread_id),
-            assistant_id=UUID(record.assistant_id),
-            created_at=record.created_at,
-            updated_at=record.updated_at,
-            status=record.status,
-            metadata={**record.metadata, "graph_id": record.graph_id, "assistant_id": record.assistant_id},
-            multitask_strategy=record.multitask_strategy,
-        )
+        return cls.model_validate(public_run(record))
 
 
 class RunConfig(BaseModel):
@@ -139,20 +130,15 @@ class RunCreate(BaseModel):
     checkpoint: CheckpointRef | None = Field(None, description="Begin from this state of the thread instead of the latest.")
     checkpoint_id: str | None = Field(None, description="The same, by id.")
     multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] = Field(
-        "enqueue", description="What to do on a busy thread. Today every strategy is answered with 409 there."
+        "enqueue",
+        description="What to do on a busy thread: refuse, wait, end what is under way and keep what it wrote, or end and undo it.",
     )
     if_not_exists: Literal["reject", "create"] = Field("reject", description="What to do if there is no such thread: 404, or make it.")
     on_disconnect: Literal["continue", "cancel"] = Field("continue", description="What happens to the run when the caller leaves.")
     durability: Literal["async", "sync", "exit"] = Field("async", description="When checkpoints are written.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _not_yet(cls, data: Any) -> Any:
-        """What we cannot do yet is refused, since ignoring it would lose work."""
-        for name in _NOT_YET:
-            if isinstance(data, dict) and data.get(name):
-                raise InvalidInput(f"{name} is not supported by this version", "not_supported")
-        return data
+    after_seconds: float = Field(0.0, ge=0.0, le=30 * 24 * 3600, description="Begin that much later; the run is pending until then.")
+    webhook: str | None = Field(None, max_length=2048, description="An address that is told of the run's end, signed and retried.")
 
 
 class StatelessRunCreate(RunCreate):
@@ -171,6 +157,21 @@ class CheckpointConfig(BaseModel):
     """A config that holds a checkpoint."""
 
     configurable: CheckpointId
+
+
+class RunsCancel(BaseModel):
+    """Which runs to end: some of a thread, or all of a status."""
+
+    thread_id: UUID | None = None
+    run_ids: list[UUID] | None = Field(None, max_length=1000)
+    status: Literal["pending", "running", "all"] | None = None
+
+    @model_validator(mode="after")
+    def _is_one_form(self) -> RunsCancel:
+        given = [field is not None for field in (self.thread_id, self.run_ids, self.status)]
+        if given not in ([True, True, False], [False, False, True]):
+            raise ValueError("give either thread_id and run_ids, or status")
+        return self
 
 
 class HistoryRequest(BaseModel):

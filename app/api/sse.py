@@ -14,6 +14,10 @@ from app.storage.redis.runs import Event
 HEARTBEAT = 5.0
 """Seconds between two comments: JS clients end a stream that is silent for three times the cadence they have seen."""
 HEARTBEAT_FRAME = b": heartbeat\n\n"
+CHUNK = 64 * 1024
+"""About how much is handed to a connection at once, bytes: what a slow reader is behind stays in the log."""
+RECONNECT_FRAME = b"retry: 1000\n\n"
+"""What a reader is told whose process goes down: there is more, elsewhere, in a second."""
 
 
 def frame(event: Event) -> bytes:
@@ -24,7 +28,7 @@ def frame(event: Event) -> bytes:
 async def frames(reader: LogReader) -> AsyncIterator[bytes]:
     """What a reader of the run gets, until its terminal event.
 
-    If the log cannot be read any more the stream ends without a terminal event, which means: reconnect.
+    If the log cannot be read any more, or the process goes down, the stream ends without a terminal event: reconnect.
     """
     loop = asyncio.get_running_loop()
     beat = loop.time() + HEARTBEAT
@@ -33,11 +37,20 @@ async def frames(reader: LogReader) -> AsyncIterator[bytes]:
             events = await reader.read(max(0.0, beat - loop.time()))
         except StorageError:
             return
-        if events:
-            yield b"".join(frame(event) for event in events)
+        if reader.is_cut:
+            yield RECONNECT_FRAME
+            return
+        chunk = bytearray()
+        for event in events:
+            chunk += frame(event)
+            if len(chunk) >= CHUNK:
+                yield bytes(chunk)
+                chunk.clear()
+        if chunk:
+            yield bytes(chunk)
         if loop.time() >= beat:
             yield HEARTBEAT_FRAME
-            beat += HEARTBEAT
+            beat += HEARTBEAT * ((loop.time() - beat) // HEARTBEAT + 1)  # none for those that a slow reader missed
 
 
 def event_stream(content: AsyncIterator[bytes], headers: Mapping[str, str]) -> StreamingResponse:

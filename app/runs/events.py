@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Collection
 
 from app.runs.model import TERMINAL_EVENTS, is_final
 from app.storage.redis.checkpoints import Fence
 from app.storage.redis.runs import Event, NewEvent, RunRecord, RunRepository
 
-POLL = 0.2
-"""How often a reader in another process looks for news, seconds."""
+POLL = 0.1
+"""How often a reader looks for news that another process writes, seconds."""
 _ALWAYS = TERMINAL_EVENTS | {"metadata"}
+
+Snapshot = Callable[[str, RunRecord], Awaitable[bytes]]
+"""The state of a tenant's run as it is now, as JSON."""
 
 
 class RunLog:
@@ -36,7 +40,9 @@ class RunLog:
         self._writing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
-        self.written: list[Event] = []
+        self._written: list[Event] = []
+        # From which id on everything is in memory: a first attempt's log is there from its beginning.
+        self._complete_after: int | None = 0 if run.attempt <= 1 else None
 
     def append(self, event: NewEvent) -> None:
         """Add an event.
@@ -62,26 +68,35 @@ class RunLog:
             raise self._failure
 
     def publish(self, events: list[Event]) -> None:
-        """Show readers what has been written."""
-        self.written += events
+        """Show readers what has been written; without events, wake them."""
+        if events and self._complete_after is None:
+            self._complete_after = events[0].id - 1
+        self._written += events
+        if len(self._written) > 2 * self._runs.max_events:
+            del self._written[: -self._runs.max_events]
+            self._complete_after = self._written[0].id - 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     def fail(self, error: Exception) -> None:
-        """Tell readers that the end cannot be written; they come back and find what Redis knows by then."""
+        """Nothing more can be written; readers go on with what Redis says."""
         self._failure = error
         self.publish([])
 
-    async def changes(self, seen: int) -> None:
-        """Return once more than `seen` events have been written.
+    def after(self, seen: int) -> list[Event] | None:
+        """The events after id `seen`; None: they are not all in memory."""
+        if self._complete_after is None or seen < self._complete_after or self._failure is not None:
+            return None
+        return self._written[bisect_right(self._written, seen, key=lambda event: event.id) :]
 
-        Raises:
-            StorageError: Nothing more can be written.
-        """
-        while len(self.written) <= seen:
-            if self._failure is not None:
-                raise self._failure
-            await self._changed.wait()
+    async def changed(self) -> None:
+        """Return after the next write."""
+        await self._changed.wait()
+
+    @property
+    def last_id(self) -> int:
+        """Id of the latest event in memory; 0: there is none."""
+        return self._written[-1].id if self._written else 0
 
     async def _write(self) -> None:
         try:
@@ -95,90 +110,119 @@ class RunLog:
 
 
 class EventLogs:
-    """The logs of all runs: those of this process in memory, the others in Redis."""
+    """The logs of all runs: those of this process in memory, the others in Redis.
 
-    def __init__(self, runs: RunRepository) -> None:
+    Args:
+        runs: Where logs are kept.
+        snapshot: The state that a reader is shown in place of events that the log no longer has.
+    """
+
+    def __init__(self, runs: RunRepository, snapshot: Snapshot) -> None:
         self._runs = runs
+        self._snapshot = snapshot
         self._local: dict[str, RunLog] = {}
+        self._opened = asyncio.Event()
+        self.is_draining = False
 
     def open(self, tenant: str, run: RunRecord, fence: Fence) -> RunLog:
         """The log of a run that begins to execute here."""
         log = self._local[run.run_id] = RunLog(self._runs, tenant, run, fence)
+        self._wake()
         return log
 
     def close(self, run_id: str) -> None:
-        """The run executes here no longer; readers that have its log go on to its end."""
-        self._local.pop(run_id, None)
+        """The run executes here no longer; its readers go on with what Redis says."""
+        log = self._local.pop(run_id, None)
+        if log is not None:
+            log.publish([])
+
+    def drain(self) -> None:
+        """Have every reader of this process leave, so that it comes back elsewhere."""
+        self.is_draining = True
+        for log in self._local.values():
+            log.publish([])
+        self._wake()
 
     def reader(self, tenant: str, run: RunRecord, *, after: int, modes: Collection[str] = ()) -> LogReader:
         """A reader of the events after id `after`; with `modes` only of those, and of `metadata` and the terminal ones."""
-        return LogReader(self._runs, self._local.get(run.run_id), tenant, run, after, frozenset(modes))
+        return LogReader(self, tenant, run, after, frozenset(modes))
 
     async def last_id(self, tenant: str, run: RunRecord) -> int:
         """Id of the latest event; 0: there is none."""
         log = self._local.get(run.run_id)
-        if log is not None:
-            return log.written[-1].id if log.written else 0
-        last = 0
-        while events := await self._runs.events(tenant, run.thread_id, run.run_id, after=last):
-            last = events[-1].id
-        return last
+        return (log.last_id if log else 0) or await self._runs.last_id(tenant, run.thread_id, run.run_id)
+
+    def here(self, run_id: str, after: int) -> list[Event] | None:
+        """The events after id `after` that memory has; None: it does not have all of them."""
+        log = self._local.get(run_id)
+        return log.after(after) if log else None
+
+    async def stored(self, tenant: str, run: RunRecord, after: int) -> tuple[list[Event], bool]:
+        """The events after id `after` that Redis has, and whether no more can follow.
+
+        What the log has dropped is made good by one `values` event with the state as it is now.
+        """
+        # The final status is written before the terminal event, in one step: read first, it tells whether more can follow.
+        record = await self._runs.get(tenant, run.thread_id, run.run_id)
+        events = await self._runs.events(tenant, run.thread_id, run.run_id, after=after)
+        is_over = not events and (record is None or is_final(record.status))
+        if events and record is not None and record.first_event < events[0].id and after < events[0].id - 1:
+            oldest = await self._runs.events(tenant, run.thread_id, run.run_id, after=0, count=1)
+            if oldest and oldest[0].id >= events[0].id:
+                events.insert(0, Event(events[0].id - 1, "values", await self._snapshot(tenant, run)))
+        return events, is_over
+
+    async def news(self, run_id: str, timeout: float) -> None:
+        """Return when something may have happened to a run, or after `timeout` seconds."""
+        log = self._local.get(run_id)
+        try:
+            async with asyncio.timeout(timeout if log else min(POLL, timeout)):
+                await (log.changed() if log else self._opened.wait())
+        except TimeoutError:
+            return
+
+    def _wake(self) -> None:
+        opened, self._opened = self._opened, asyncio.Event()
+        opened.set()
 
 
 class LogReader:
-    """One reader's place in a log; many may read at once, none of them slows the run."""
+    """One reader's place in a log; many may read at once, none of them slows the run or is given memory of its own."""
 
-    def __init__(self, runs: RunRepository, log: RunLog | None, tenant: str, run: RunRecord, after: int, modes: frozenset[str]) -> None:
-        self._runs = runs
-        self._log = log
+    def __init__(self, logs: EventLogs, tenant: str, run: RunRecord, after: int, modes: frozenset[str]) -> None:
+        self._logs = logs
         self._tenant = tenant
         self._run = run
         self._after = after
         self._modes = modes
-        self._position = 0
         self.has_ended = False
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the reader must come back elsewhere, because this process goes down."""
+        return self._logs.is_draining and not self.has_ended
+
     async def read(self, timeout: float) -> list[Event]:
-        """The next events, all that there are by now; none after `timeout` seconds without news, or when `has_ended`.
+        """The next events, all that there are by now; none after `timeout` seconds without news, when `has_ended` or `is_cut`.
 
         Raises:
-            StorageUnavailable: The log is in another process and Redis cannot be asked.
+            StorageUnavailable: The events are not in this process's memory and Redis cannot be asked.
         """
-        if self.has_ended:
-            return []
-        events = await (self._read_here(timeout) if self._log is not None else self._read_elsewhere(timeout))
-        fresh = [event for event in events if event.id > self._after]
-        if fresh:
-            self._after = fresh[-1].id
-        self.has_ended = self.has_ended or any(event.name in TERMINAL_EVENTS for event in events)
-        return [event for event in fresh if self._is_wanted(event)]
-
-    async def _read_here(self, timeout: float) -> list[Event]:
-        assert self._log is not None
-        try:
-            async with asyncio.timeout(timeout):
-                await self._log.changes(self._position)
-        except TimeoutError:
-            return []
-        events = self._log.written[self._position :]
-        self._position += len(events)
-        return events
-
-    async def _read_elsewhere(self, timeout: float) -> list[Event]:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
-        while True:
-            run = await self._runs.get(self._tenant, self._run.thread_id, self._run.run_id)
-            events = await self._runs.events(self._tenant, self._run.thread_id, self._run.run_id, after=self._after)
+        while not self.has_ended and not self.is_cut:
+            events = self._logs.here(self._run.run_id, self._after)
+            if events is None:
+                events, self.has_ended = await self._logs.stored(self._tenant, self._run, self._after)
             if events:
-                return events
-            if run is None or is_final(run.status):
-                # The status is written together with the terminal event, and it was read first: nothing follows.
-                self.has_ended = True
-                return []
-            if loop.time() >= end:
-                return []
-            await asyncio.sleep(min(POLL, max(0.0, end - loop.time())))
+                self._after = events[-1].id
+                self.has_ended = any(event.name in TERMINAL_EVENTS for event in events)
+                return [event for event in events if self._is_wanted(event)]
+            left = end - loop.time()
+            if self.has_ended or left <= 0:
+                break
+            await self._logs.news(self._run.run_id, left)
+        return []
 
     def _is_wanted(self, event: Event) -> bool:
         return not self._modes or event.name in _ALWAYS or _mode(event.name) in self._modes

@@ -1,24 +1,29 @@
-"""Executes runs in this process: claimed run in, events and final status out."""
+"""Executes claimed runs in this process: events and final status out, or the run handed back."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import orjson
-from langgraph.errors import GraphRecursionError
+from langgraph.errors import GraphDrained, GraphRecursionError
+from langgraph.runtime import RunControl
 from langgraph.types import Command, StreamMode
 
 from agents.tracing import RunTrace, Tracer
 from app.runs.events import EventLogs, RunLog
+from app.runs.leases import LeaseKeeper
+from app.runs.recovery import recover
 from app.runs.stream_parts import GRAPH_MODES, PartTranslator
-from app.storage.errors import StorageError
-from app.storage.redis.checkpoints import Fence, RedisSaver
-from app.storage.redis.runs import RunRecord, RunRepository, RunStatus
+from app.storage.errors import LeaseLost, StorageError, StorageUnavailable
+from app.storage.redis.checkpoints import RedisSaver
+from app.storage.redis.runs import Claim, RunRecord, RunRepository, RunStatus
+from app.storage.redis.work import ThreadRef
 from app.telemetry.logging import bound_contextvars, get_logger
 from app.telemetry.metrics import Metrics
 from app.threads.plain import plain_interrupt, to_json
@@ -26,29 +31,16 @@ from graphs.registry import GraphEntry
 from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
 
-LEASE = 15.0
-"""How long a run stays ours without renewal, seconds."""
-RENEW_EVERY = LEASE / 3
 LAST_WORD = 0.1
 """Share of the run's time that the nodes leave for saying that there is no more."""
+DRAIN_TRIES, DRAIN_RETRY = 3, 1.0
+"""How often a run is cancelled that does not let go of a process that goes down, and seconds between two times."""
+MAX_CRASHES = 5
+"""How often in a row a run may lose its process or the storage, without a new checkpoint in between, before it is given up."""
 NODE_ERRORS = (ResilienceError, DependencyError, StorageError)
 
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """A run that this process owns.
-
-    Args:
-        tenant: Whose run it is.
-        record: The run.
-        fence: The lease under which everything is written.
-        log_ttl: How long its log outlives it, seconds.
-    """
-
-    tenant: str
-    record: RunRecord
-    fence: Fence
-    log_ttl: float
+Stop = Literal["ended", "drained"]
+"""Why a run must stop here: it was ended from outside, or this process goes down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +69,17 @@ class Outcome:
         return "error" if self.error else "idle"
 
 
-class LocalExecutor:
+@dataclass(slots=True)
+class _Execution:
+    """A run that executes here."""
+
+    task: asyncio.Task[None]
+    control: RunControl
+    stop: Stop | None = None
+    is_ending: bool = False
+
+
+class Executor:
     """Executes runs in this process, each as a task of its own.
 
     Args:
@@ -85,208 +87,286 @@ class LocalExecutor:
         runs: Where records and logs are kept.
         saver: Where checkpoints are kept.
         logs: The logs of the runs that execute here.
+        leases: Keeps the leases of the runs that execute here.
         tracer: Opens a trace per run.
         metrics: Counts runs.
+        on_left: Told of a thread whose run has left this process with something to be done: a next run, a clean-up, a webhook.
     """
 
     def __init__(
-        self, graphs: Mapping[str, GraphEntry], runs: RunRepository, saver: RedisSaver, logs: EventLogs, tracer: Tracer, metrics: Metrics
+        self,
+        graphs: Mapping[str, GraphEntry],
+        runs: RunRepository,
+        saver: RedisSaver,
+        logs: EventLogs,
+        leases: LeaseKeeper,
+        tracer: Tracer,
+        metrics: Metrics,
+        on_left: Callable[[ThreadRef], None],
     ) -> None:
         self._graphs = graphs
         self._runs = runs
         self._saver = saver
         self._logs = logs
+        self._leases = leases
         self._tracer = tracer
         self._metrics = metrics
-        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
-        self._cancelled: set[str] = set()
-        self._ending: set[str] = set()
+        self._on_left = on_left
+        self._executions: dict[str, _Execution] = {}
+        self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
+        self._is_draining = False
 
-    def submit(self, run: ClaimedRun) -> asyncio.Task[Outcome]:
-        """Begin to execute; the task's result is how the run ended, and it never raises but by cancellation."""
-        run_id = run.record.run_id
-        log = self._logs.open(run.tenant, run.record, run.fence)
-        task = self._tasks[run_id] = asyncio.create_task(self._execute(run, log), name=f"run:{run_id}")
-        task.add_done_callback(lambda _: self._forget(run_id))
-        return task
+    def submit(self, tenant: str, claim: Claim) -> None:
+        """Begin to execute."""
+        run = claim.run
+        log = self._logs.open(tenant, run, claim.fence)
+        self._leases.hold(run.run_id, claim.fence)
+        control = RunControl()
+        if self._is_draining:  # it was accepted just before, and waits for nobody
+            control.request_drain("shutdown")
+        task = asyncio.create_task(self._execute(tenant, claim, log, control), name=f"run:{run.run_id}")
+        self._executions[run.run_id] = _Execution(task, control)
+        task.add_done_callback(lambda _: self._forget(run.run_id))
 
-    def cancel(self, run_id: str) -> bool:
-        """Stop a run that executes here, if it does; it ends `interrupted`."""
-        task = self._tasks.get(run_id)
-        if task is None or run_id in self._ending:
-            return False
-        self._cancelled.add(run_id)
-        task.cancel()
-        return True
+    def __len__(self) -> int:
+        return len(self._executions)
+
+    async def outcome(self, run_id: str) -> Outcome | None:
+        """How a run ends that executes here; None: it does not, or it left without an end."""
+        if run_id not in self._executions:
+            return None
+        future = self._outcomes.setdefault(run_id, asyncio.get_running_loop().create_future())
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if future.cancelled():
+                return None
+            raise
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run that was ended from outside, if it executes here; it writes nothing more."""
+        execution = self._executions.get(run_id)
+        if execution is not None and not execution.is_ending and execution.stop is None:
+            execution.stop = "ended"
+            execution.task.cancel()
 
     async def drain(self, grace: float) -> None:
-        """Wait `grace` seconds for the runs under way, then stop those that are left."""
-        tasks = list(self._tasks.values())
-        if not tasks:
-            return
-        await asyncio.wait(tasks, timeout=grace)
-        for run_id in list(self._tasks):
-            self.cancel(run_id)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Hand every run back at its next superstep; one that is still in the same after `grace` seconds is cancelled first."""
+        self._is_draining = True
+        for execution in self._executions.values():
+            execution.control.request_drain("shutdown")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + grace
+        while self._executions and (left := end - loop.time()) > 0:
+            await asyncio.wait([execution.task for execution in self._executions.values()], timeout=left)
+        for _ in range(DRAIN_TRIES):
+            for execution in self._executions.values():
+                if not execution.is_ending:
+                    execution.stop = execution.stop or "drained"
+                    execution.task.cancel()
+            if self._executions:
+                await asyncio.wait([execution.task for execution in self._executions.values()], timeout=DRAIN_RETRY)
 
     def _forget(self, run_id: str) -> None:
-        self._tasks.pop(run_id, None)
-        self._cancelled.discard(run_id)
-        self._ending.discard(run_id)
+        self._executions.pop(run_id, None)
+        self._leases.drop(run_id)
         self._logs.close(run_id)
+        future = self._outcomes.pop(run_id, None)
+        if future is not None and not future.done():
+            future.cancel()
 
-    async def _execute(self, run: ClaimedRun, log: RunLog) -> Outcome:
-        record, begun = run.record, time.perf_counter()
-        with bound_contextvars(run_id=record.run_id, thread_id=record.thread_id), self._metrics.running(record.graph_id):
-            heart = asyncio.create_task(self._keep_lease(run.fence))
+    async def _execute(self, tenant: str, claim: Claim, log: RunLog, control: RunControl) -> None:
+        """The outermost frame of a run."""
+        run, begun = claim.run, time.perf_counter()
+        status: str = "pending"
+        with bound_contextvars(run_id=run.run_id, thread_id=run.thread_id), self._metrics.running(run.graph_id):
+            execution = self._executions[run.run_id]
             try:
-                outcome = await self._run(run, log)
-                self._ending.add(record.run_id)
-                await self._finish(run, log, outcome)
-            finally:
-                heart.cancel()
-            self._count(record, outcome, time.perf_counter() - begun)
-        return outcome
+                outcome = await self._run(tenant, claim, log, control)
+                execution.is_ending = True
+                if await self._finish(tenant, claim, log, outcome):
+                    status = outcome.status
+            except GraphDrained:
+                execution.is_ending = True
+                await self._hand_back(tenant, claim, log)
+            except asyncio.CancelledError:
+                if execution.stop is None:
+                    raise
+                execution.is_ending = True
+                await (self._hand_back(tenant, claim, log) if execution.stop == "drained" else self._let_go(tenant, claim))
+                status = "interrupted" if execution.stop == "ended" else "pending"
+            except LeaseLost:
+                await self._let_go(tenant, claim)
+                status = "interrupted"
+            except StorageUnavailable as exc:
+                # Nothing can be written now, not even that: the lease runs out, and the run continues from its last checkpoint.
+                get_logger().warning("run_left_to_others", code=exc.code)
+            self._metrics.run_ended(run.graph_id, status, time.perf_counter() - begun)
+            get_logger().info("run_left", status=status, seconds=round(time.perf_counter() - begun, 4))
 
-    async def _run(self, run: ClaimedRun, log: RunLog) -> Outcome:
-        """Execute the graph; every way in which that can end is an outcome."""
-        record = run.record
-        seconds = (record.deadline_at - datetime.now(UTC)).total_seconds()
+    async def _run(self, tenant: str, claim: Claim, log: RunLog, control: RunControl) -> Outcome:
+        """Execute the graph; what it ends with is an outcome, what stops it from outside is raised."""
+        run = claim.run
+        seconds = (run.deadline_at - datetime.now(UTC)).total_seconds()
+        limit = asyncio.timeout(seconds)
         try:
-            await self._runs.start(run.tenant, record, run.fence)
-            log.append(("metadata", orjson.dumps({"run_id": record.run_id, "attempt": 1})))
-            async with asyncio.timeout(seconds):
-                return await self._stream(run, log, Deadline.after(seconds))
-        except asyncio.CancelledError:
-            if record.run_id not in self._cancelled:
-                raise
-            _uncancel()
-            return Outcome("interrupted")
-        except TimeoutError:
+            log.append(("metadata", orjson.dumps({"run_id": run.run_id, "attempt": run.attempt})))
+            async with limit:
+                return await self._stream(tenant, claim, log, control, Deadline.after(seconds))
+        except TimeoutError as exc:
+            if not limit.expired():
+                return _unforeseen(exc)
             return Outcome("timeout", error=_error("DeadlineExceeded", "the run did not end within its deadline", "deadline_exceeded"))
         except GraphRecursionError as exc:
             return Outcome("error", error=_error(type(exc).__name__, "the graph took more supersteps than it may", "recursion_limit"))
+        except (LeaseLost, StorageUnavailable, GraphDrained):
+            raise
         except NODE_ERRORS as exc:
             get_logger().warning("run_failed", code=exc.code, error=type(exc).__name__)
             return Outcome("error", error=_error(type(exc).__name__, str(exc), exc.code))
-        except Exception:
-            get_logger().exception("run_failed", code="internal_error")
-            return Outcome("error", error=_error("InternalError", "the run failed; its log says why", "internal_error"))
+        except Exception as exc:
+            return _unforeseen(exc)
 
-    async def _stream(self, run: ClaimedRun, log: RunLog, deadline: Deadline) -> Outcome:
-        record, entry = run.record, self._graphs[run.record.graph_id]
-        modes: Sequence[str] = record.kwargs["stream_mode"]
-        translator = PartTranslator(modes, entry.shown)
-        graph = entry.graph.copy({"checkpointer": self._saver.bind(tenant=run.tenant, fence=run.fence)})
-        context = entry.make_context(record.run_id, run.tenant, deadline.reserving(LAST_WORD))
-        config = _config(record, entry)
+    async def _stream(self, tenant: str, claim: Claim, log: RunLog, control: RunControl, deadline: Deadline) -> Outcome:
+        run, entry = claim.run, self._graphs[claim.run.graph_id]
+        kwargs = run.kwargs
+        translator = PartTranslator(kwargs["stream_mode"], entry.shown)
+        graph = entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant, fence=claim.fence)})
+        config = _config(run, entry)
+        begin: Any = Command(**kwargs["command"]) if kwargs["command"] else kwargs["input"]
         state: Mapping[str, Any] = {}
-        interrupts: tuple[Any, ...] = ()
-        trace = RunTrace(
-            seed=record.run_id,
-            name=record.graph_id,
-            thread_id=record.thread_id,
-            tenant=run.tenant,
-            user_id=_customer_id(record),
-            input=record.kwargs["input"],
-        )
-        with self._tracer.run(trace) as span:
+        if run.attempt > 1:
+            left = await recover(graph, run, config, begin)
+            if min(run.crashes, run.attempt - 1 - left.attempt) >= MAX_CRASHES:
+                text = f"the last {MAX_CRASHES} processes that executed it ended before a checkpoint"
+                return Outcome("error", error=_error("RunCrashed", text, "run_crashed"))
+            begin, config, state = left.begin, left.config, left.state
+            # Tokens of a message that the earlier attempt did not finish stay in the log; this tells readers to drop them.
+            log.append(("values", to_json(translator.values(state))))
+            if left.is_at_breakpoint:
+                return await self._paused(graph, run, translator, state)
+        is_paused = bool(kwargs["interrupt_before"] or kwargs["interrupt_after"])
+        async with self._traced(tenant, run) as span:
             async for part in graph.astream(
-                _graph_input(record.kwargs),
+                begin,
                 config,
-                context=context,
-                stream_mode=cast(list[StreamMode], sorted({"values", *(GRAPH_MODES[mode] for mode in modes)})),
-                subgraphs=record.kwargs["stream_subgraphs"],
-                interrupt_before=record.kwargs["interrupt_before"],
-                interrupt_after=record.kwargs["interrupt_after"],
-                durability=record.kwargs["durability"],
+                context=entry.make_context(run.run_id, tenant, deadline.reserving(LAST_WORD)),
+                stream_mode=cast(list[StreamMode], sorted({"values", *(GRAPH_MODES[mode] for mode in kwargs["stream_mode"])})),
+                subgraphs=kwargs["stream_subgraphs"],
+                interrupt_before=kwargs["interrupt_before"],
+                interrupt_after=kwargs["interrupt_after"],
+                durability=kwargs["durability"],
+                control=control,
                 version="v2",
             ):
                 if part["type"] == "values" and not part["ns"]:
-                    state, interrupts = part["data"], tuple(part.get("interrupts") or ())
+                    state = part["data"]
+                    is_paused = is_paused or bool(part.get("interrupts"))
                 for event in translator.events(part):
                     log.append(event)
-            values = translator.values(state, interrupts)
+            values = translator.values(state)
             span.update(output=values.get("answer"))
         await log.flush()
-        if not (interrupts or record.kwargs["interrupt_before"] or record.kwargs["interrupt_after"]):
+        if not is_paused:
             return Outcome("success", values=values)
-        snapshot = await graph.aget_state(config)
+        return await self._paused(graph, run, translator, state)
+
+    async def _paused(self, graph: Any, run: RunRecord, translator: PartTranslator, state: Mapping[str, Any]) -> Outcome:
+        """The end of a run that may wait for something: what it asks is in the checkpoint."""
+        snapshot = await graph.aget_state({"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}})
+        # Parts tell of one question at a time, and not after each of those that are left.
         asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
+        values = translator.values(state, [interrupt for task in snapshot.tasks for interrupt in task.interrupts])
         return Outcome("success", values=values, interrupts=asked, is_paused=bool(snapshot.next))
 
-    async def _finish(self, run: ClaimedRun, log: RunLog, outcome: Outcome) -> None:
-        """Write the end; if that cannot be done the lease runs out, and the thread's next run closes this one."""
-        record = run.record
-        last = (
-            ("error", orjson.dumps(outcome.error))
-            if outcome.error
-            else ("end", to_json({"run_id": record.run_id, "status": outcome.status}))
+    @asynccontextmanager
+    async def _traced(self, tenant: str, run: RunRecord) -> AsyncIterator[Any]:
+        given = run.kwargs["input"]
+        customer = given.get("customer") if isinstance(given, dict) else None
+        trace = RunTrace(
+            seed=run.run_id,
+            name=run.graph_id,
+            thread_id=run.thread_id,
+            tenant=tenant,
+            user_id=customer.get("id") if isinstance(customer, dict) else None,
+            input=given,
+        )
+        with self._tracer.run(trace) as span:
+            yield span
+
+    async def _finish(self, tenant: str, claim: Claim, log: RunLog, outcome: Outcome) -> bool:
+        """Write the end; if that cannot be done the lease runs out, and the run is executed again from its last checkpoint."""
+        run = claim.run
+        end = (
+            ("error", orjson.dumps(outcome.error)) if outcome.error else ("end", to_json({"run_id": run.run_id, "status": outcome.status}))
         )
         try:
             await log.flush()
-            log.publish(
-                await self._runs.finish(
-                    run.tenant,
-                    record,
-                    run.fence,
-                    status=outcome.status,
-                    thread_status=outcome.thread_status,
-                    events=[last],
-                    log_ttl=run.log_ttl,
-                    interrupts=outcome.interrupts,
-                    error=outcome.error,
-                    ended_by="user" if outcome.status == "interrupted" else "",
-                )
+            event, is_left = await self._runs.finish(
+                tenant,
+                run,
+                claim.fence,
+                status=outcome.status,
+                thread_status=outcome.thread_status,
+                event=end,
+                interrupts=outcome.interrupts,
+                error=outcome.error,
             )
+        except LeaseLost:
+            raise
         except StorageError as exc:
             get_logger().error("run_end_not_written", code=exc.code, status=outcome.status)
-            log.fail(exc)
+            return False
+        log.publish([event])
+        future = self._outcomes.get(run.run_id)
+        if future is not None and not future.done():
+            future.set_result(outcome)
+        if is_left or not run.kwargs.get("keep_thread", True):
+            self._on_left(ThreadRef(tenant, run.thread_id))
+        self._count(outcome)
+        return True
 
-    async def _keep_lease(self, fence: Fence) -> None:
-        while True:
-            await asyncio.sleep(RENEW_EVERY)
-            try:
-                await self._runs.renew(fence)
-            except StorageError as exc:
-                get_logger().warning("lease_not_renewed", code=exc.code)
+    async def _hand_back(self, tenant: str, claim: Claim, log: RunLog) -> None:
+        try:
+            with suppress(StorageError):
+                await log.flush()
+            await self._runs.hand_back(tenant, claim.run, claim.fence)
+        except LeaseLost:  # ended from outside in the meantime
+            await self._let_go(tenant, claim)
+        except StorageError as exc:
+            get_logger().warning("run_not_handed_back", code=exc.code)
+        else:
+            self._on_left(ThreadRef(tenant, claim.run.thread_id))
 
-    def _count(self, record: RunRecord, outcome: Outcome, seconds: float) -> None:
-        self._metrics.run_ended(record.graph_id, outcome.status, seconds)
+    async def _let_go(self, tenant: str, claim: Claim) -> None:
+        """The run was ended from outside, or is somebody else's: the thread is free as soon as we say so."""
+        try:
+            await self._runs.release(tenant, claim.run.thread_id, claim.fence)
+        except StorageError as exc:
+            get_logger().warning("thread_not_released", code=exc.code)
+        self._on_left(ThreadRef(tenant, claim.run.thread_id))
+
+    def _count(self, outcome: Outcome) -> None:
         escalation = outcome.values.get("escalation")
         if escalation:
             self._metrics.escalated(escalation["reason"])
         for entry in outcome.values.get("degraded") or ():
             self._metrics.degraded(entry["what"])
-        get_logger().info("run_ended", status=outcome.status, seconds=round(seconds, 4))
 
 
-def _uncancel() -> None:
-    """Take the cancellation back, so that the end of the run can still be written."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
-
-
-def _graph_input(kwargs: Mapping[str, Any]) -> Any:
-    command = kwargs.get("command")
-    return Command(**command) if command else kwargs["input"]
-
-
-def _config(record: RunRecord, entry: GraphEntry) -> Any:
-    kwargs = record.kwargs
-    configurable = {"thread_id": record.thread_id, "checkpoint_ns": ""}
-    if kwargs.get("checkpoint_id"):
+def _config(run: RunRecord, entry: GraphEntry) -> Any:
+    kwargs = run.kwargs
+    configurable = {"thread_id": run.thread_id, "checkpoint_ns": ""}
+    if kwargs["checkpoint_id"]:
         configurable["checkpoint_id"] = kwargs["checkpoint_id"]
-    metadata = {**record.metadata, "run_id": record.run_id, "graph_id": record.graph_id, "assistant_id": record.assistant_id}
-    limit = min(entry.recursion_limit, kwargs.get("recursion_limit") or entry.recursion_limit)
-    return {"configurable": configurable, "metadata": metadata, "tags": kwargs.get("tags") or [], "recursion_limit": limit}
+    ours = {"run_id": run.run_id, "run_attempt": run.attempt, "graph_id": run.graph_id, "assistant_id": run.assistant_id}
+    limit = min(entry.recursion_limit, kwargs["recursion_limit"] or entry.recursion_limit)
+    return {"configurable": configurable, "metadata": {**run.metadata, **ours}, "tags": kwargs["tags"], "recursion_limit": limit}
 
 
-def _customer_id(record: RunRecord) -> str | None:
-    given = record.kwargs["input"]
-    customer = given.get("customer") if isinstance(given, dict) else None
-    return customer.get("id") if isinstance(customer, dict) else None
+def _unforeseen(exc: Exception) -> Outcome:
+    get_logger().error("run_failed", code="internal_error", exc_info=exc)
+    return Outcome("error", error=_error("InternalError", "the run failed; its log says why", "internal_error"))
 
 
 def _error(name: str, message: str, code: str) -> dict[str, str]:

@@ -1,33 +1,52 @@
 """What a run is and which ways it may go: pure.
 
 pending → running → success | error | timeout | interrupted
-   │          └───→ pending               (drained: continues elsewhere)
-   ├──────────────→ interrupted           (cancelled before it began)
-   └──────────────→ error                 (its process died before it began)
+   │         ├───────→ pending           (handed back: continues elsewhere)
+   │         └───────→ running           (its process died: continues elsewhere)
+   └─────────────────→ interrupted       (cancelled before it began)
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
-from app.storage.redis.runs import RunStatus
+from app.storage.redis.runs import RunRecord, RunStatus
 
-STATUSES: frozenset[str] = frozenset(get_args(RunStatus))
-FINAL: frozenset[str] = STATUSES - {"pending", "running"}
-_NEXT: dict[str, frozenset[str]] = {
-    "pending": frozenset({"running", "interrupted", "error"}),
-    "running": frozenset({"success", "error", "timeout", "interrupted", "pending"}),
-}
+_NOWHERE: frozenset[RunStatus] = frozenset()
+NEXT: Mapping[RunStatus, frozenset[RunStatus]] = MappingProxyType(
+    {
+        "pending": frozenset({"running", "interrupted"}),
+        "running": frozenset({"running", "pending", "success", "error", "timeout", "interrupted"}),
+        "success": _NOWHERE,
+        "error": _NOWHERE,
+        "timeout": _NOWHERE,
+        "interrupted": _NOWHERE,
+    }
+)
+"""Where a run may go from each status; the scripts of the storage go no other way."""
 
 TERMINAL_EVENTS = frozenset({"end", "error"})
 """Every run's log ends with exactly one of these: `end` if it has a result or was cancelled, `error` if it failed."""
 
 
-def may_become(old: RunStatus, new: RunStatus) -> bool:
-    """Whether a run may go from `old` to `new`."""
-    return new in _NEXT.get(old, frozenset())
-
-
 def is_final(status: RunStatus) -> bool:
     """Whether the run has ended."""
-    return status in FINAL
+    return not NEXT[status]
+
+
+def public_run(run: RunRecord) -> dict[str, Any]:
+    """The run as callers see it, plain JSON values but for its times."""
+    return {
+        "run_id": run.run_id,
+        "thread_id": run.thread_id,
+        "assistant_id": run.assistant_id,
+        "created_at": run.created_at,
+        "updated_at": run.updated_at,
+        "status": run.status,
+        "metadata": {**run.metadata, "graph_id": run.graph_id, "assistant_id": run.assistant_id},
+        "multitask_strategy": run.multitask_strategy,
+        "kwargs": {},
+        "ended_by": run.ended_by or None,
+    }

@@ -1,137 +1,184 @@
-"""Runs: accepted, executed, read. A run is written before anything of it executes."""
+"""Runs: accepted, followed, ended from outside, read. A run is written before anything of it executes."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.graph import END, START
-from pydantic import ValidationError
-
-from app.errors import ConflictingRequest, InvalidInput, NotFound, NotReady, ThreadBusy
+from app.errors import AlreadyExists, ConflictingRequest, InvalidInput, NotFound, NotReady, ThreadBusy
+from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs, LogReader
-from app.runs.executor import ClaimedRun, LocalExecutor, Outcome
+from app.runs.executor import Executor, Outcome
+from app.runs.request import RunRequest, checked
 from app.storage.errors import StorageError
-from app.storage.redis.checkpoints import RedisSaver
-from app.storage.redis.runs import RunRecord, RunRepository, ThreadMissing, ThreadOccupied
+from app.storage.redis.idempotency import KEPT, IdempotencyKeys, Reservation
+from app.storage.redis.runs import (
+    AlreadyAccepted,
+    AlreadyAnswered,
+    CancelAction,
+    Claim,
+    Claims,
+    RunRecord,
+    RunRepository,
+    ThreadMissing,
+    ThreadOccupied,
+    as_claimed,
+)
 from app.storage.redis.threads import ThreadRepository, new_thread
+from app.storage.redis.work import RunRef, ThreadRef, WorkQueue
 from app.telemetry.logging import get_logger
+from app.threads.service import ThreadService
 from graphs.registry import GraphEntry
 
-DEADLINE = 60.0
-"""Time of a run that somebody waits for, seconds."""
+DEADLINE, BACKGROUND_DEADLINE = 60.0, 3600.0
+"""Time of a run that somebody waits for or follows, and of one in the background, seconds."""
 LOG_TTL, RESUMABLE_LOG_TTL = 60.0, 24 * 3600.0
 """How long the log of a run outlives it, seconds: by default, and if the caller means to come back."""
-FORGET_AFTER = 60.0
-"""How long a stateless run can still be read after its end, seconds."""
-MAX_FAULTS = 5
-"""Most faults that a refusal lists."""
+GRACE = 20.0
+"""How long a superstep under way may take to end when the service stops, seconds."""
+LATE = 60.0
+"""How much later a delayed run begins whose process died while it was accepted, seconds."""
+CANCEL_WAIT = 0.02
+"""How often a caller who waits for a cancelled run looks whether it has let go, seconds."""
+NOTHING = "without an input there is nothing to continue from"
+_INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What a caller wants of a run; see `docs` of the protocol's fields in `app.api.schemas`."""
-
-    assistant_id: str
-    input: dict[str, Any] | None = None
-    command: dict[str, Any] | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
-    stream_mode: tuple[str, ...] = ()
-    stream_subgraphs: bool = False
-    stream_resumable: bool = False
-    interrupt_before: tuple[str, ...] | str = ()
-    interrupt_after: tuple[str, ...] | str = ()
-    checkpoint_id: str | None = None
-    multitask_strategy: str = "enqueue"
-    if_not_exists: str = "reject"
-    durability: str = "async"
-    tags: tuple[str, ...] = ()
-    recursion_limit: int | None = None
-    keep_thread: bool = True
+class Drained(Exception):
+    """This process goes down; the answer can be had elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """A run that has been accepted and executes here."""
+    """A run that has been accepted, now or when the same request came first."""
 
     tenant: str
     record: RunRecord
-    task: asyncio.Task[Outcome]
 
 
 class RunService:
-    """Accepts runs, hands them to the executor, and reads them.
+    """Accepts runs, brings them to execution, ends them from outside, and reads them.
 
     Every method raises `StorageUnavailable` if Redis cannot be asked; nothing has been accepted then.
 
     Args:
         graphs: What can be run, by graph id.
         threads: Thread records.
+        states: The states of threads.
         runs: Run records and logs.
-        saver: Checkpoints.
+        work: The queue over all processes.
+        keys: Idempotency keys.
         logs: The logs of the runs that execute here.
-        executor: Where runs execute.
+        executor: Executes runs here.
+        dispatcher: Brings runs to executors.
     """
 
     def __init__(
         self,
         graphs: Mapping[str, GraphEntry],
         threads: ThreadRepository,
+        states: ThreadService,
         runs: RunRepository,
-        saver: RedisSaver,
+        work: WorkQueue,
+        keys: IdempotencyKeys,
         logs: EventLogs,
-        executor: LocalExecutor,
+        executor: Executor,
+        dispatcher: Dispatcher,
     ) -> None:
         self._graphs = graphs
         self._assistants = {entry.assistant_id: entry for entry in graphs.values()}
         self._threads = threads
+        self._states = states
         self._runs = runs
-        self._saver = saver
+        self._work = work
+        self._keys = keys
         self._logs = logs
         self._executor = executor
+        self._dispatcher = dispatcher
         self._is_open = True
-        self._afterwards: set[asyncio.Task[None]] = set()
+        self._draining: asyncio.Task[None] | None = None
 
-    async def start(self, tenant: str, thread_id: str | None, request: RunRequest) -> StartedRun:
-        """Accept a run and begin to execute it; without a thread it gets one of its own.
+    async def start(
+        self, tenant: str, thread_id: str | None, request: RunRequest, *, idempotency: tuple[str, str] | None = None
+    ) -> StartedRun:
+        """Accept a run; without a thread it gets one of its own.
+
+        Args:
+            tenant: Whose run it is.
+            thread_id: Where it executes; None: on a thread of its own.
+            request: What is wanted.
+            idempotency: The caller's key and the fingerprint of the whole request: the same again is the same run.
 
         Raises:
             NotReady: The service is going down.
             NotFound: There is no such thread, checkpoint or assistant.
-            InvalidInput: The input is not what the graph accepts.
+            InvalidInput: The input is not what the graph accepts, or the answer does not fit what is asked.
             ConflictingRequest: `resume` without a thread.
-            ThreadBusy: Another run is under way on the thread.
+            ThreadBusy: Another run is under way on the thread, and the strategy is to reject.
+            AlreadyExists: The key stands for another request, or the interrupt has been answered.
         """
         if not self._is_open:
             raise NotReady("the service is going down; try again in a moment", "draining")
         entry = self._entry(request.assistant_id)
-        kwargs = _kwargs(request, _checked_input(entry, request.input), _checked_command(entry, request.command))
-        _check_nodes(entry, request)
-        if thread_id is None and request.command and "resume" in request.command:
+        kwargs = checked(entry, request)
+        reserved = await self._reserved(tenant, thread_id, idempotency)
+        ids = (reserved.thread_id, reserved.run_id)
+        if idempotency is not None:
+            known = await self._runs.get(tenant, *ids)
+            if known is not None:
+                return StartedRun(tenant, known)
+            if reserved.is_accepted:
+                raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
+        record = _record(ids, entry, request, kwargs)
+        answers = ""
+        if thread_id is not None:
+            answers = await self._check_thread(tenant, thread_id, request)
+        elif request.command and "resume" in request.command:
             raise ConflictingRequest("command.resume answers an interrupt of a thread, and this run has none", "resume_without_thread")
-        record = _record(thread_id or str(uuid4()), entry, request, kwargs)
-        if request.checkpoint_id and not await self._has_state(tenant, thread_id, request.checkpoint_id):
-            raise NotFound(f"thread {thread_id} has no checkpoint {request.checkpoint_id}", "checkpoint_not_found")
-        if kwargs["input"] is None and kwargs["command"] is None and not await self._has_state(tenant, thread_id):
-            raise InvalidInput("without an input there is nothing to continue from", "nothing_to_run")
-        if thread_id is not None and request.if_not_exists == "create":
-            await self._threads.create(tenant, new_thread(thread_id, {}))
+        elif request.says_nothing:
+            raise InvalidInput(NOTHING, "nothing_to_run")
+        elif request.checkpoint_id:
+            raise NotFound("a run without a thread has no checkpoint to begin from", "checkpoint_not_found")
+        # Whoever sends the key again within its time is told the same, so the run must still be there.
+        forget_after = None if request.keep_thread else KEPT if idempotency else record.log_ttl
+        create = new_thread(record.thread_id, {}, forget_after=forget_after) if thread_id is None else None
+        claims: Claims = "later" if request.after > 0 else "now" if self._dispatcher.takes_more else "queued"
+        run = RunRef(tenant, record.thread_id, record.run_id)
+        if request.after > 0:
+            # Also before it is accepted: if the process dies in between, the run begins late instead of never.
+            await self._work.delay(run, record.created_at.timestamp() + request.after + LATE)
         try:
-            fence = await self._runs.accept(tenant, record, create=new_thread(record.thread_id, {}) if thread_id is None else None)
+            accepted = await self._runs.accept(tenant, record, create=create, claims=claims, answers=answers)
+        except AlreadyAccepted:
+            return StartedRun(tenant, await self.get(tenant, record.thread_id, record.run_id))
         except ThreadMissing:
             raise NotFound(f"there is no thread {thread_id}; if_not_exists=create makes it", "thread_not_found") from None
         except ThreadOccupied as exc:
             raise ThreadBusy(f"run {exc} is under way on thread {thread_id}; wait for its end, or cancel it") from None
-        ttl = RESUMABLE_LOG_TTL if request.stream_resumable else LOG_TTL
-        task = self._executor.submit(ClaimedRun(tenant, record, fence, ttl))
-        if not request.keep_thread:
-            self._after(task, tenant, record)
-        return StartedRun(tenant, record, task)
+        except AlreadyAnswered:
+            raise AlreadyExists("this interrupt has been answered", "interrupt_answered") from None
+        if accepted.fence is not None:
+            record = as_claimed(record)
+            self._executor.submit(tenant, Claim(record, accepted.fence))
+        try:
+            if request.after > 0:
+                await self._work.delay(run, record.created_at.timestamp() + request.after)
+            elif accepted.fence is None:
+                await self._dispatcher.offer(run)
+            if accepted.cancelled:
+                await self._work.notify(accepted.cancelled)
+            if idempotency is not None:
+                await self._keys.accepted(tenant, idempotency[0], reserved)
+            await self._dispatcher.watch(run.thread)
+        except StorageError as exc:
+            # It has been accepted, and the reaper makes good what is missing.
+            get_logger().warning("run_not_announced", run_id=run.run_id, code=exc.code)
+        return StartedRun(tenant, record)
 
     async def get(self, tenant: str, thread_id: str, run_id: str) -> RunRecord:
         """The run.
@@ -144,30 +191,135 @@ class RunService:
             raise NotFound(f"thread {thread_id} has no run {run_id}", "run_not_found")
         return run
 
+    async def of_thread(self, tenant: str, thread_id: str, *, limit: int, offset: int, status: str | None) -> list[RunRecord]:
+        """The runs of a thread, newest first.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
+        await self._states.get(tenant, thread_id)
+        found: list[RunRecord] = []
+        for run_id in await self._runs.ids(tenant, thread_id):
+            run = await self._runs.get(tenant, thread_id, run_id)
+            if run is not None and status in (None, run.status):
+                found.append(run)
+            if len(found) >= offset + limit:
+                break
+        return found[offset:]
+
+    async def delete(self, tenant: str, thread_id: str, run_id: str) -> None:
+        """Forget a run that has ended; its checkpoints stay.
+
+        Raises:
+            NotFound: There is none.
+            ThreadBusy: It has not ended.
+        """
+        deleted = await self._runs.delete(tenant, thread_id, run_id)
+        if deleted is None:
+            raise NotFound(f"thread {thread_id} has no run {run_id}", "run_not_found")
+        if not deleted:
+            raise ThreadBusy(f"run {run_id} has not ended; cancel it first", "run_not_ended")
+
     async def reader(self, tenant: str, run: RunRecord, *, after: int | None, modes: Collection[str] = ()) -> LogReader:
         """A reader of the run's log after event id `after`; None: of what is yet to come."""
         if after is None:
             after = await self._logs.last_id(tenant, run)
         return self._logs.reader(tenant, run, after=after, modes=modes)
 
-    def cancel(self, run_id: str) -> bool:
-        """Stop a run that executes in this process; False: it does not, or it is ending."""
-        return self._executor.cancel(run_id)
+    async def outcome(self, tenant: str, run: RunRecord) -> Outcome:
+        """How the run ends, wherever it executes; waits for it.
 
-    async def close(self, grace: float) -> None:
-        """Accept nothing more, wait `grace` seconds for what is under way, then stop it."""
-        self._is_open = False
-        await self._executor.drain(grace)
-        await asyncio.gather(*self._afterwards)
+        Raises:
+            Drained: This process goes down before the run has ended.
+        """
+        here = await self._executor.outcome(run.run_id)
+        if here is not None:
+            return here
+        reader = self._logs.reader(tenant, run, after=await self._logs.last_id(tenant, run))
+        while not reader.has_ended:
+            await reader.read(3600.0)
+            if reader.is_cut:
+                raise Drained
+        ended = await self._runs.get(tenant, run.thread_id, run.run_id)
+        if ended is None:
+            return Outcome("interrupted")  # rolled back: nothing of it is left
+        values = await self._states.values_of_run(tenant, ended.thread_id, ended.graph_id, ended.run_id)
+        return Outcome(ended.status, values=values, error=ended.error)
 
-    def stop_accepting(self) -> None:
-        """From now on every new run is refused with `NotReady`."""
-        self._is_open = False
+    async def cancel(self, tenant: str, thread_id: str, run_id: str, action: CancelAction, *, wait: bool) -> None:
+        """End a run; nothing of it is written afterwards. With `wait` return once the process that executed it has let go.
+
+        Raises:
+            NotFound: There is no such run, or it has ended.
+        """
+        was = await self._runs.cancel(tenant, thread_id, run_id, action)
+        if was is None:
+            raise NotFound(f"thread {thread_id} has no run {run_id}", "run_not_found")
+        if was == "ended":
+            raise NotFound(f"run {run_id} has ended already", "run_ended")
+        self._executor.stop(run_id)
+        await self._work.notify([run_id])
+        thread = ThreadRef(tenant, thread_id)
+        while wait and was == "running" and (await self._runs.inspect(tenant, thread_id)).is_leaving:  # noqa: ASYNC110  it may be elsewhere
+            await asyncio.sleep(CANCEL_WAIT)
+        self._dispatcher.soon(thread)
+
+    async def cancel_many(self, tenant: str, runs: Sequence[tuple[str, str]], action: CancelAction) -> None:
+        """End those of these runs (thread id, run id) that have not ended.
+
+        Raises:
+            NotFound: All of them have.
+        """
+        ended = 0
+        for thread_id, run_id in runs:
+            try:
+                await self.cancel(tenant, thread_id, run_id, action, wait=False)
+            except NotFound:
+                continue
+            ended += 1
+        if not ended:
+            raise NotFound("none of these runs is pending or running", "nothing_to_cancel")
+
+    async def open_runs(self, tenant: str, status: str) -> list[tuple[str, str]]:
+        """The tenant's runs that are `pending`, `running`, or either (`all`), as thread id and run id."""
+        found: list[tuple[str, str]] = []
+        for thread in await self._work.open_threads(tenant):
+            for run_id in await self._runs.open_ids(tenant, thread.thread_id):
+                run = await self._runs.get(tenant, thread.thread_id, run_id)
+                if run is not None and status in ("all", run.status):
+                    found.append((thread.thread_id, run_id))
+        return found
+
+    def leave(self, tenant: str, run: RunRecord) -> None:
+        """The caller has gone and wanted the run to go along."""
+        self._dispatcher.background(self._cancel_quietly(tenant, run))
+
+    def begin_drain(self) -> None:
+        """Accept nothing more, send readers away, and begin to hand back what is under way; twice is as once."""
+        if self._is_open:
+            self._is_open = False
+            self._dispatcher.close()
+            self._logs.drain()
+            self._draining = asyncio.create_task(self._executor.drain(GRACE))
+
+    async def drain(self) -> None:
+        """Return once nothing executes here any more, at the latest after `GRACE` seconds and what a cancellation takes."""
+        self.begin_drain()
+        if self._draining is not None:
+            await self._draining
 
     @property
     def is_open(self) -> bool:
         """Whether runs are accepted."""
         return self._is_open
+
+    async def _cancel_quietly(self, tenant: str, run: RunRecord) -> None:
+        try:
+            await self.cancel(tenant, run.thread_id, run.run_id, "interrupt", wait=False)
+        except NotFound:
+            return
+        except StorageError as exc:
+            get_logger().warning("run_not_cancelled", run_id=run.run_id, code=exc.code)
 
     def _entry(self, assistant_id: str) -> GraphEntry:
         entry = self._graphs.get(assistant_id) or self._assistants.get(assistant_id)
@@ -177,27 +329,37 @@ class RunService:
         # The protocol tells a name that was mistyped (422) from an id that is gone (404).
         raise NotFound(known, "assistant_not_found") if _is_uuid(assistant_id) else InvalidInput(known, "assistant_not_found")
 
-    async def _has_state(self, tenant: str, thread_id: str | None, checkpoint_id: str | None = None) -> bool:
-        """Whether the thread has this checkpoint, or any at all; a run without a thread has none."""
-        if thread_id is None:
-            return False
-        saver: BaseCheckpointSaver[str] = self._saver.bind(tenant=tenant)
-        named = {"checkpoint_id": checkpoint_id} if checkpoint_id else {}
-        config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": "", **named}}
-        return await saver.aget_tuple(config) is not None
+    async def _reserved(self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None) -> Reservation:
+        """Ids of the thread and of the run: new ones, or those that the key stands for."""
+        key, fingerprint = idempotency or ("", "")
+        fresh = Reservation(fingerprint, run_id=str(uuid4()), thread_id=thread_id or str(uuid4()))
+        if idempotency is None:
+            return fresh
+        found = await self._keys.reserve(tenant, key, fresh)
+        if found.fingerprint != fingerprint:
+            raise AlreadyExists("this Idempotency-Key stands for another request", "idempotency_key_reused")
+        return found
 
-    def _after(self, task: asyncio.Task[Outcome], tenant: str, record: RunRecord) -> None:
-        async def forget() -> None:
-            await asyncio.wait([task])
-            try:
-                await self._saver.bind(tenant=tenant).adelete_thread(record.thread_id)
-                await self._threads.expire(tenant, record.thread_id, record.run_id, FORGET_AFTER)
-            except StorageError as exc:  # it goes with its time to live then
-                get_logger().warning("stateless_run_not_forgotten", code=exc.code, run_id=record.run_id)
-
-        cleaning = asyncio.create_task(forget())
-        self._afterwards.add(cleaning)
-        cleaning.add_done_callback(self._afterwards.discard)
+    async def _check_thread(self, tenant: str, thread_id: str, request: RunRequest) -> str:
+        """Make or check what the run needs of its thread; returns what it answers, see `RunRepository.accept`."""
+        if request.if_not_exists == "create":
+            await self._threads.create(tenant, new_thread(thread_id, {}))
+        if request.checkpoint_id:
+            await self._states.check_checkpoint(tenant, thread_id, request.checkpoint_id)
+        if request.says_nothing and not await self._states.has_state(tenant, thread_id):
+            raise InvalidInput(NOTHING, "nothing_to_run")
+        if not request.command or "resume" not in request.command:
+            return ""
+        state, asked = await self._states.interrupts(tenant, thread_id)
+        if not asked:
+            raise AlreadyExists(f"thread {thread_id} asks nothing, or it has been answered", "no_interrupt")
+        resume = request.command["resume"]
+        named = set(resume) if isinstance(resume, dict) and resume and all(_INTERRUPT_ID.fullmatch(key) for key in resume) else set()
+        if named - asked:
+            raise AlreadyExists(f"not asked, or answered: interrupt {', '.join(sorted(named - asked))}", "no_such_interrupt")
+        if not named and len(asked) > 1:
+            raise InvalidInput(f"several interrupts wait; answer by id: {', '.join(sorted(asked))}", "interrupt_ids_needed")
+        return " ".join(f"{state}/{interrupt}" for interrupt in sorted(named or asked))
 
 
 def _is_uuid(text: str) -> bool:
@@ -208,71 +370,21 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-def _checked_input(entry: GraphEntry, given: dict[str, Any] | None, where: str = "input") -> dict[str, Any] | None:
-    if given is None:
-        return None
-    try:
-        accepted = entry.accepts.model_validate(given)
-    except ValidationError as exc:
-        faults = [f"{where}.{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}" for error in exc.errors()]
-        raise InvalidInput("; ".join(faults[:MAX_FAULTS])) from None
-    return entry.as_input(accepted)
-
-
-def _checked_command(entry: GraphEntry, command: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The command, or None if it says nothing. What its `update` writes would stay in the thread, so it is checked like an input."""
-    command = {name: value for name, value in (command or {}).items() if value or (name == "resume" and value is not None)}
-    if "update" in command:
-        update = dict(command["update"])
-        strange = sorted(update.keys() - entry.accepts.model_fields.keys())
-        if strange:
-            raise InvalidInput(f"command.update cannot change {', '.join(strange)}")
-        command["update"] = _checked_input(entry, update, "command.update")
-    return command or None
-
-
-def _check_nodes(entry: GraphEntry, request: RunRequest) -> None:
-    """A stop or a jump that names no node would be passed over in silence."""
-    goto = (request.command or {}).get("goto") or ()
-    named = [*_listed(request.interrupt_before), *_listed(request.interrupt_after), *_listed(goto)]
-    nodes = sorted(entry.graph.nodes.keys() - {START})
-    strange = [name for name in named if name not in {"*", END, *nodes}]
-    if strange:
-        raise InvalidInput(f"there is no node {strange[0]!r}; there are: {', '.join(nodes)}")
-
-
-def _listed(names: Sequence[str]) -> Sequence[str]:
-    return [names] if isinstance(names, str) else names
-
-
-def _kwargs(request: RunRequest, graph_input: dict[str, Any] | None, command: dict[str, Any] | None) -> dict[str, Any]:
-    """What executing the run needs; stored, so that another process could do it."""
-    return {
-        "input": graph_input,
-        "command": command,
-        "stream_mode": list(request.stream_mode),
-        "stream_subgraphs": request.stream_subgraphs,
-        "interrupt_before": request.interrupt_before,
-        "interrupt_after": request.interrupt_after,
-        "checkpoint_id": request.checkpoint_id,
-        "durability": request.durability,
-        "tags": list(request.tags),
-        "recursion_limit": request.recursion_limit,
-    }
-
-
-def _record(thread_id: str, entry: GraphEntry, request: RunRequest, kwargs: dict[str, Any]) -> RunRecord:
+def _record(ids: tuple[str, str], entry: GraphEntry, request: RunRequest, kwargs: dict[str, Any]) -> RunRecord:
     now = datetime.now(UTC)
+    seconds = request.after + (BACKGROUND_DEADLINE if request.is_background else DEADLINE)
     return RunRecord(
-        run_id=str(uuid4()),
-        thread_id=thread_id,
+        run_id=ids[1],
+        thread_id=ids[0],
         assistant_id=entry.assistant_id,
         graph_id=entry.graph_id,
         status="pending",
         created_at=now,
         updated_at=now,
-        deadline_at=now + timedelta(seconds=DEADLINE),
+        deadline_at=now + timedelta(seconds=seconds),
         metadata=request.metadata,
         multitask_strategy=request.multitask_strategy,
         kwargs=kwargs,
+        log_ttl=RESUMABLE_LOG_TTL if request.stream_resumable else LOG_TTL,
+        webhook=request.webhook,
     )

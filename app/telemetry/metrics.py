@@ -15,6 +15,7 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_model_cost_usd_total` | gen_ai_provider_name, gen_ai_request_model, role | money; 0 where the price is unknown |
 | `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
 | `capataz_breaker_open` | dependency | 1 while a breaker refuses calls (open or isolated), else 0 |
+| `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
 | `capataz_redis_errors_total` | operation, error_type | Redis calls that failed |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
 
@@ -67,6 +68,7 @@ class Metrics:
         self._cost = Counter("capataz_model_cost_usd", "Money spent on model calls", _MODEL, registry=registry)
         self._events = Counter("capataz_resilience_events", "What the policies did", ("kind", "dependency"), registry=registry)
         self._breakers = Gauge("capataz_breaker_open", "Whether a breaker refuses calls", ("dependency",), registry=registry)
+        self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
         self._redis = Counter("capataz_redis_errors", "Redis calls that failed", ("operation", "error_type"), registry=registry)
         self._dropped = Counter("capataz_traces_dropped", "Spans that were lost, and runs that were not traced", registry=registry)
 
@@ -107,6 +109,10 @@ class Metrics:
         self._events.labels(event.kind, event.dependency).inc()
         if event.kind is EventKind.BREAKER_TRANSITION:
             self._breakers.labels(event.dependency).set(event.fields["new"] in ("open", "isolated"))
+
+    def webhook(self, kind: str) -> None:
+        """An attempt at a webhook ended as `delivered`, `failed` or `dead`."""
+        self._webhooks.labels(kind).inc()
 
     def redis_failed(self, operation: str, error: BaseException) -> None:
         """A Redis call failed."""

@@ -11,8 +11,9 @@ from langgraph.types import StateSnapshot
 
 from app.errors import AlreadyExists, NotFound
 from app.storage.redis.checkpoints import RedisSaver
+from app.storage.redis.runs import RunRecord
 from app.storage.redis.threads import ThreadRecord, ThreadRepository, new_thread
-from app.threads.plain import to_plain
+from app.threads.plain import to_json, to_plain
 from app.threads.state import thread_state
 from graphs.registry import GraphEntry
 
@@ -104,6 +105,48 @@ class ThreadService:
         config = _config(thread_id, None, checkpoint_ns)
         earlier = _config(thread_id, before) if before else None
         return [thread_state(state) async for state in graph.aget_state_history(config, filter=metadata, before=earlier, limit=limit)]
+
+    async def check_checkpoint(self, tenant: str, thread_id: str, checkpoint_id: str) -> None:
+        """Return if the thread has this checkpoint.
+
+        Raises:
+            NotFound: It does not.
+        """
+        if await self._saver.bind(tenant=tenant).aget_tuple(_config(thread_id, checkpoint_id)) is None:
+            raise NotFound(f"thread {thread_id} has no checkpoint {checkpoint_id}", "checkpoint_not_found")
+
+    async def has_state(self, tenant: str, thread_id: str) -> bool:
+        """Whether a run has written anything in the thread."""
+        return await self._saver.bind(tenant=tenant).aget_tuple(_config(thread_id)) is not None
+
+    async def interrupts(self, tenant: str, thread_id: str) -> tuple[str, set[str]]:
+        """The thread's latest checkpoint, and the ids of the interrupts that wait there.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
+        thread = await self.get(tenant, thread_id)
+        snapshot = await self._graph(tenant, self._entry(thread)).aget_state(_config(thread_id))
+        checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id", "")
+        # The record was read first: if a run ends in between, its state looks older than it is, and the answer is refused.
+        asked = {interrupt.id for task in snapshot.tasks for interrupt in task.interrupts}
+        return f"{checkpoint_id}@{thread.state_updated_at.isoformat()}", asked
+
+    async def values_of_run(self, tenant: str, thread_id: str, graph_id: str, run_id: str) -> dict[str, Any]:
+        """What callers see of the last state that the run wrote, with what it asks; empty if it wrote none."""
+        entry = self._graphs[graph_id]
+        states = self._graph(tenant, entry).aget_state_history(_config(thread_id), filter={"run_id": run_id}, limit=1)
+        async for snapshot in states:
+            shown = {key: value for key, value in snapshot.values.items() if entry.shown is None or key in entry.shown}
+            asked = [interrupt for task in snapshot.tasks for interrupt in task.interrupts]
+            values: dict[str, Any] = to_plain({**shown, "__interrupt__": asked} if asked else shown)
+            return values
+        return {}
+
+    async def snapshot(self, tenant: str, run: RunRecord) -> bytes:
+        """What callers see of the thread as it is now, as JSON."""
+        record = await self.get(tenant, run.thread_id)
+        return to_json(await self.values(tenant, record) or {})
 
     def _entry(self, thread: ThreadRecord) -> GraphEntry:
         return self._graphs.get(thread.metadata.get("graph_id", "")) or self._graphs[self._default_graph]

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 from langgraph.runtime import Runtime
 
 from agents.models.port import Degradation
-from agents.task import AgentResult, AgentTask, Customer, ToolUse
+from agents.task import AgentResult, AgentTask, Customer, Proposal, ToolUse
+from agents.tools.base import Effect
 from graphs.context import RunContext
 from graphs.handoff import knowledge
-from graphs.state import Draft, Finding, Outcome, SupervisorState, Visit, add_usage, degraded_by, escalate
+from graphs.state import Draft, Finding, Outcome, ProposalState, SupervisorState, Visit, add_usage, degraded_by, escalate
 
 
 class Node(Protocol):
@@ -25,16 +26,18 @@ def delegate_to(name: str) -> Node:
     """The node of the specialist `name`."""
 
     async def delegate(state: SupervisorState, runtime: Runtime[RunContext]) -> SupervisorState:
-        result = await runtime.context.runner.run(_task(name, state, runtime.context))
-        return _took_part(name, state, result)
+        result = await runtime.context.runner.run(task_for(name, state, runtime.context))
+        return _took_part(name, state, result, runtime.context.run_id)
 
     return delegate
 
 
-def _task(name: str, state: SupervisorState, context: RunContext) -> AgentTask:
-    customer, draft = state.get("customer", {}), state.get("draft")
+def task_for(name: str, state: SupervisorState, context: RunContext) -> AgentTask:
+    """What the state asks of the specialist `name`."""
+    customer, draft, spec = state.get("customer", {}), state.get("draft"), context.specialists[name]
+    irreversible = {tool.name for tool in spec.tools if tool.effect is Effect.IRREVERSIBLE}
     return AgentTask(
-        spec=context.specialists[name],
+        spec=spec,
         history=tuple(state["messages"]),
         customer=Customer(customer.get("id"), customer.get("tier", "standard"), customer.get("locale")),
         language=state["language"],
@@ -43,16 +46,18 @@ def _task(name: str, state: SupervisorState, context: RunContext) -> AgentTask:
         run_id=context.run_id,
         draft=draft["text"] if draft else None,
         critique=state.get("critique") if draft else None,  # another's critique means nothing to this specialist
+        decided=tuple(ToolUse(**finding) for finding in state["findings"] if finding["tool"] in irreversible),
     )
 
 
-def _took_part(name: str, state: SupervisorState, result: AgentResult) -> SupervisorState:
-    findings = [*state["findings"], *(_finding(use) for use in result.tool_uses)]
+def _took_part(name: str, state: SupervisorState, result: AgentResult, run_id: str) -> SupervisorState:
+    findings = [*state["findings"], *(finding_of(use) for use in result.tool_uses)]
     update: SupervisorState = {
         "findings": findings,
         "usage": add_usage(state["usage"], result.usage),
         "degraded": degraded_by(state["degraded"], result.degraded),
         "draft": None,
+        "proposal": None,
     }
     seen: SupervisorState = {**state, "findings": findings}
     if result.failure is not None:
@@ -66,8 +71,10 @@ def _took_part(name: str, state: SupervisorState, result: AgentResult) -> Superv
         visit = _visit(name, seen, "handed_back", result.hand_back.reason, result.hand_back.suggestion)
     elif result.human is not None:
         visit = _visit(name, seen, "asked_for_human", result.human.summary)
-        found = {"action": result.human.action} if result.human.action is not None else {}
-        update = {**update, **escalate(result.human.reason, result.human.summary, found)}
+        if result.human.action is not None:
+            update["proposal"] = _proposal(result.human.action, run_id)
+        else:
+            update = {**update, **escalate(result.human.reason, result.human.summary)}
     else:
         visit = _visit(name, seen, "answered", f"confidence {result.confidence:.2f}")
         update["draft"] = _draft(name, result)
@@ -78,9 +85,16 @@ def _visit(name: str, state: SupervisorState, outcome: Outcome, why: str, sugges
     return Visit(specialist=name, outcome=outcome, why=why, suggestion=suggestion, knew=knowledge(state))
 
 
-def _finding(use: ToolUse) -> Finding:
+def finding_of(use: ToolUse) -> Finding:
+    """The call as the state keeps it."""
     result: dict[str, Any] | None = use.result
     return Finding(tool=use.tool, arguments=use.arguments, result=result, error=use.error)
+
+
+def _proposal(proposal: Proposal, run_id: str) -> ProposalState:
+    return ProposalState(
+        run_id=run_id, message=proposal.message.model_dump(mode="json"), results=[m.model_dump(mode="json") for m in proposal.results]
+    )
 
 
 def _draft(name: str, result: AgentResult) -> Draft:

@@ -19,7 +19,6 @@ async def escalate(state: SupervisorState, runtime: Runtime[RunContext]) -> Supe
         reason="low_confidence", summary=f"{draft['specialist'] if draft else 'Nobody'} is not sure enough of an answer.", context={}
     )
     context = {
-        **wanted["context"],
         "question": asked.text if asked else None,
         "conversation": [{"from": message.type, "text": message.text} for message in state["messages"] if message.text][
             -CONVERSATION_MESSAGES:

@@ -13,7 +13,6 @@ from graphs.state import SupervisorState
 _UNREACHABLE = frozenset({"specialist_unreachable", "model_unavailable", "routing_invalid", "no_question"})
 _FAREWELLS = {
     ("es", "asked"): "Te paso con una persona de nuestro equipo. Ya tiene toda la conversación, así que no hace falta que la repitas.",
-    ("es", "approval"): "He preparado tu solicitud y una persona de nuestro equipo debe aprobarla. Ya tiene todos los datos.",
     (
         "es",
         "unreachable",
@@ -22,7 +21,6 @@ _FAREWELLS = {
     ("es", "unsure"): "No tengo una respuesta segura para esto, así que te paso con una persona de nuestro equipo, que ya tiene toda la "
     "conversación.",
     ("en", "asked"): "I am handing you over to a person on our team. They already have the whole conversation, so you need not repeat it.",
-    ("en", "approval"): "I have prepared your request, and a person on our team has to approve it. They already have all the details.",
     (
         "en",
         "unreachable",
@@ -66,6 +64,4 @@ async def respond(state: SupervisorState, runtime: Runtime[RunContext]) -> Super
 def _manner(reason: str) -> str:
     if reason in _ASKED:
         return "asked"
-    if reason == "approval_required":
-        return "approval"
     return "unreachable" if reason in _UNREACHABLE else "unsure"

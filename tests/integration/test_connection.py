@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 
 import pytest
@@ -186,4 +187,34 @@ async def test_an_old_server_is_refused_with_a_remedy():
         client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         with pytest.raises(StorageUnsuitable, match=r"5\.0\.14.*REDIS_URL"):
             await check_server(client)
+        await client.aclose()
+
+
+async def test_a_cancellation_is_never_lost(client):
+    """A task that is cancelled in the middle of a command ends, wherever in the command it was."""
+    rng = random.Random(7)
+
+    async def forever():
+        while True:
+            await client.get("nothing")
+
+    for _ in range(200):
+        task = asyncio.create_task(forever())
+        for _ in range(rng.randrange(12)):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=2.0)
+        assert done
+        assert task.cancelled()
+
+
+async def test_a_reply_that_came_while_the_event_loop_was_blocked_is_read(shared_redis):
+    """Wherever between connecting and reading it is blocked: that nobody could look is not the server's silence."""
+    for turns in range(12):
+        client = connect(shared_redis.url, connect_timeout=0.05, command_timeout=0.05)
+        reply = asyncio.create_task(client.execute_command("PING"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251  what is tested
+        assert await reply
         await client.aclose()

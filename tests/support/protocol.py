@@ -30,6 +30,16 @@ def says(text: str, **customer: str) -> dict[str, Any]:
     return {"assistant_id": GRAPH, "input": {**given, **({"customer": customer} if customer else {})}}
 
 
+def brisk(text: str, **wishes: Any) -> dict[str, Any]:
+    """The body of a run of the conformance graph with short steps (`tests.support.engine_process`)."""
+    return {"assistant_id": "brisk", "input": {"messages": [{"role": "user", "content": text}]}, **wishes}
+
+
+def resumes(answer: Any, **wishes: Any) -> dict[str, Any]:
+    """The body of a run of that graph which answers what it asked."""
+    return {"assistant_id": "brisk", "command": {"resume": answer}, **wishes}
+
+
 def new_thread(http: httpx.Client) -> str:
     """The id of a new thread."""
     thread_id: str = http.post("/threads", json={}).raise_for_status().json()["thread_id"]

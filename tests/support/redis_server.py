@@ -19,14 +19,16 @@ from app.storage.redis.embedded import find_server
 
 
 class RedisServer:
-    """A server that a test may stop, kill and start again; it comes back empty.
+    """A server that a test may stop, kill and start again.
 
     Args:
         directory: Short enough for a unix socket.
         port: Also listen on this port of 127.0.0.1; 0: do not.
+        keeps: Whether it comes back with what it held; otherwise it comes back empty.
     """
 
-    def __init__(self, directory: Path, port: int = 0) -> None:
+    def __init__(self, directory: Path, port: int = 0, *, keeps: bool = False) -> None:
+        self._keeps = ["--appendonly", "yes"] if keeps else []
         self._socket = directory / "redis.sock"
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,7 +47,7 @@ class RedisServer:
         binary = find_binary()
         command = [str(binary), "--port", str(self._port), "--bind", "127.0.0.1", "--unixsocket", str(self._socket)]
         self._process = subprocess.Popen(
-            [*command, "--save", "", "--dir", str(self._socket.parent)], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+            [*command, *self._keeps, "--save", "", "--dir", str(self._socket.parent)], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
         )
         give_up = time.monotonic() + 10
         while not self._answers():

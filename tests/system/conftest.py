@@ -4,6 +4,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.fleet import Fleet, Member
 from tests.support.provider import Behaviour, Provider
 from tests.support.service import Service
 
@@ -50,3 +51,27 @@ def start_provider() -> Iterator[StartProvider]:
 
     with ExitStack() as stack:
         yield lambda behaviour: stack.enter_context(Provider(behaviour).serving())
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Member, Member]]:
+    """Two services on one embedded Redis; both accept and execute."""
+    fleet = Fleet(tmp_path_factory.mktemp("pair"), None, LEASE_SECONDS="2", EXECUTION="local")
+    try:
+        yield fleet.gateway(EXECUTION="local", hangs=True), fleet.gateway(EXECUTION="local", hangs=True)
+    finally:
+        fleet.close()
+
+
+@pytest.fixture
+def one(pair: tuple[Member, Member]) -> Iterator[httpx.Client]:
+    """A client of the first of the pair."""
+    with httpx.Client(base_url=pair[0].url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def other(pair: tuple[Member, Member]) -> Iterator[httpx.Client]:
+    """A client of the second of the pair."""
+    with httpx.Client(base_url=pair[1].url, timeout=60) as client:
+        yield client

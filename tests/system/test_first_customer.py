@@ -130,13 +130,11 @@ def test_a_refund_of_a_known_order_is_prepared_for_a_human(http: httpx.Client) -
     """The order is looked up, the request is ready to be sent, and nobody has sent it."""
     values = ask(http, "Quiero un reembolso del pedido AZ-10234", id="C-1001")
 
-    escalation = values["escalation"]
-    assert escalation["reason"] == "approval_required"
-    action = escalation["context"]["action"]
-    assert action["tool"] == "open_refund_request"
-    assert action["arguments"]["order_id"] == "AZ-10234"
-    assert [finding["tool"] for finding in escalation["context"]["found"]] == ["find_order"]
-    assert "aprobar" in values["answer"]
+    asked = values["__interrupt__"][0]["value"]
+    assert asked["tool"] == "open_refund_request"
+    assert asked["arguments"]["order_id"] == "AZ-10234"
+    assert [finding["tool"] for finding in asked["found"]] == ["find_order"]
+    assert "aprobar" in asked["notice"]
 
 
 def test_an_order_of_somebody_else_is_not_refunded(http: httpx.Client) -> None:

@@ -72,13 +72,22 @@ def test_compose_gives_the_app_only_variables_that_it_reads() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_secret_has_a_default(name: str) -> None:
-    """Each secret comes from .env, also inside an address; those of a model provider may be empty, which means offline."""
+    """Each secret comes from .env, also inside an address; those of features that one may do without may be empty."""
     for variable, value in SERVICES[name].get("environment", {}).items():
         if SECRET.search(variable) and not variable.endswith("ACCESS_KEY_ID"):
-            optional = variable in ("OPENAI_API_KEY", "FALLBACK_API_KEY") and value == f"${{{variable}:-}}"
+            optional = variable in ("OPENAI_API_KEY", "FALLBACK_API_KEY", "WEBHOOK_SECRET") and value == f"${{{variable}:-}}"
             assert optional or re.search(r"\$\{[A-Z0-9_]+:\?", value), f"{name}: {variable}={value}"
         assert not re.search(r"://\w*:[^$@/]+@", value), f"{name}: {variable}={value}"
     assert not [name for name, value in OFFERED.items() if SECRET.search(name) and value]
+
+
+def test_the_worker_is_the_app_without_http() -> None:
+    """Same image and same settings; what the app accepts, a worker executes."""
+    app, worker = SERVICES["app"], SERVICES["worker"]
+
+    assert app["environment"] == {**worker["environment"], "EXECUTION": "workers"}
+    assert (worker["build"], worker["command"]) == (app["build"], ["python", "-m", "app.worker"])
+    assert "ports" not in worker
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -88,6 +97,8 @@ def test_each_service_is_pinned_healthy_restarted_and_local(name: str) -> None:
 
     if name == "app":
         assert re.search(r"^HEALTHCHECK .*\\\n.*/health/live", DOCKERFILE, re.MULTILINE)
+    elif name == "worker":
+        assert service["healthcheck"] == {"disable": True}  # it serves nothing that could be asked
     else:
         assert re.fullmatch(r"[a-z./-]+:(?:v?\d+\.\d+[\w.-]*|RELEASE\.[\dTZ-]+)", service["image"])
         assert service["healthcheck"]["test"]

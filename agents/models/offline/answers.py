@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from agents.models.offline.words import content_stems
 SURE, KNOWN, UNSURE, UNCOVERED = 0.9, 0.8, 0.5, 0.15
 _WORTH_ANOTHER = 2
 """How many words of the question a second paragraph must add."""
+_REFUSED = '{"error": "refused_by_human"'
 _LIST_LINE = re.compile(r"^\d+\. (.+)$", re.MULTILINE)
 
 
@@ -65,7 +67,10 @@ def one_line_of(shown: str, which: int, language: Language) -> Answer | None:
 
 def compose(turn: Turn) -> Answer:
     """The answer to a question whose tools have all answered."""
-    if any(outcome.tool == "open_refund_request" and outcome.error for outcome in turn.outcomes):
+    failed = next((outcome.error for outcome in turn.outcomes if outcome.tool == "open_refund_request" and outcome.error), None)
+    if failed and failed.startswith(_REFUSED):
+        return _refused(turn, failed)
+    if failed:
         return Answer(_offline(PHRASES[turn.language]["refund_not_opened"], turn.language), UNCOVERED)
     parts = [part for part in (_refund(turn), _order(turn), _invoices(turn), _account(turn), _services(turn), _article(turn)) if part]
     if not parts:
@@ -83,6 +88,13 @@ def _nothing(turn: Turn) -> Answer:
     if any(o.error for o in turn.outcomes):
         return Answer(_offline(say["tool_failed"], turn.language), UNCOVERED)
     return Answer(_offline(say["uncovered"], turn.language), UNCOVERED)
+
+
+def _refused(turn: Turn, told: str) -> Answer:
+    """What a human decided is final, so there is nothing to doubt."""
+    say = PHRASES[turn.language]
+    text, comment = say["refund_refused"].format(order=turn.refunded_order), json.loads(told)["human"]["comment"]
+    return Answer(_offline(text + (say["comment"].format(comment=comment) if comment else ""), turn.language), SURE)
 
 
 def _refund(turn: Turn) -> Answer | None:

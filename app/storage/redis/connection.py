@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+import math
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis import Redis as BlockingRedis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterError, ConnectionError, InvalidResponse, ResponseError, TimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry as BlockingRetry
 
 from app.storage.errors import LeaseLost, StorageUnavailable, StorageUnsuitable
 
@@ -23,8 +29,8 @@ _PASSING = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF",
 def connect(
     url: str,
     *,
-    max_connections: int = 64,
-    pool_timeout: float = 1.0,
+    max_connections: int = 256,
+    pool_timeout: float = 5.0,
     connect_timeout: float = 2.0,
     command_timeout: float = 2.0,
 ) -> Redis:
@@ -51,7 +57,108 @@ def connect(
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         driver_info=None,
     )
+    pool.connection_class = _CANCELLABLE[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+LAST_LOOK = 0.1
+"""Seconds after a time limit in which what came while a node blocked the event loop is still taken."""
+
+
+class _Patience:
+    """A time limit like `asyncio.timeout`, but with a last look: when a blocked event loop goes on, both the reply and the end
+    of its time are there, and the reply is what counts.
+    """
+
+    __slots__ = ("_limit", "_over", "_scope")
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    async def __aenter__(self) -> None:
+        self._scope = asyncio.timeout(None)
+        await self._scope.__aenter__()
+        self._over = asyncio.get_running_loop().call_later(self._limit, self._look)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.cancel()
+        await self._scope.__aexit__(kind, error, trace)
+
+    def _look(self) -> None:
+        self._scope.reschedule(asyncio.get_running_loop().time() + LAST_LOOK)
+
+
+class _Cancellable:
+    """Connects, sends and reads within time limits of ours.
+
+    redis-py 8.1 sends with `asyncio.wait_for`, which makes a task of every command and on Python 3.11 can lose a cancellation;
+    then a run that was cancelled, or is past its deadline, goes on.
+    """
+
+    socket_timeout: float | None
+    socket_connect_timeout: float | None
+
+    async def _connect(self) -> None:
+        limit, self.socket_connect_timeout = self.socket_connect_timeout, None
+        try:
+            async with _Patience(limit or math.inf):
+                await super()._connect()  # type: ignore[misc]
+        finally:
+            self.socket_connect_timeout = limit
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
+        """See redis-py."""
+        limit, self.socket_timeout = self.socket_timeout, None
+        try:
+            async with _Patience(limit or math.inf):
+                await super().send_packed_command(command, check_health)  # type: ignore[misc]
+        except builtins.TimeoutError:
+            raise TimeoutError("Timeout writing to socket") from None
+        finally:
+            self.socket_timeout = limit
+
+    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **how: Any) -> Any:
+        """See redis-py."""
+        if timeout is not None:
+            return await super().read_response(disable_decoding, timeout, **how)  # type: ignore[misc]
+        try:
+            async with _Patience(self.socket_timeout or math.inf):
+                return await super().read_response(disable_decoding, math.inf, **how)  # type: ignore[misc]
+        except builtins.TimeoutError:
+            raise TimeoutError("Timeout reading from socket") from None
+
+
+class _CancellableConnection(_Cancellable, Connection): ...
+
+
+class _CancellableSSLConnection(_Cancellable, SSLConnection): ...
+
+
+class _CancellableUnixConnection(_Cancellable, UnixDomainSocketConnection): ...
+
+
+_CANCELLABLE: dict[type[Any], type[Any]] = {
+    Connection: _CancellableConnection,
+    SSLConnection: _CancellableSSLConnection,
+    UnixDomainSocketConnection: _CancellableUnixConnection,
+}
+
+
+def connect_blocking(url: str, *, timeout: float = 2.0) -> BlockingRedis:
+    """A client for a thread of its own; it reconnects by itself and raises redis-py's own errors.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+        timeout: Longest silence of the server, seconds.
+    """
+    return BlockingRedis.from_url(
+        url,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        retry=BlockingRetry(NoBackoff(), 1),
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        driver_info=None,
+    )
 
 
 class _Guarded:

@@ -23,6 +23,18 @@ def decode(part: str) -> str:
     return unquote(part, errors="surrogatepass")
 
 
+WORK = "capataz:work"
+"""Stream: runs that wait for a process to execute them; a tenant's keys never have this name (`TenantKeys`)."""
+OPEN = "capataz:open"
+"""Sorted set: threads with runs that have not ended, by the time of the reaper's next look."""
+DELAYED = "capataz:delayed"
+"""Sorted set: runs that are to begin later, by that time."""
+NOTICES = "capataz:notices"
+"""Channel: runs that were ended from outside."""
+EVERY_QUEUE = "*:{*}:queue"
+"""Pattern for SCAN: `ThreadKeys.queue` of all threads of all tenants."""
+
+
 @dataclass(frozen=True, slots=True)
 class TenantKeys:
     """The keys of a tenant that belong to no thread."""
@@ -32,10 +44,6 @@ class TenantKeys:
     def threads(self) -> str:
         """Sorted set: the tenant's threads, by the time of their last change."""
         return f"{encode(self.tenant)}:threads"
-
-    def thread_of_run(self, run_id: str) -> str:
-        """String: the id of the thread that a run belongs to."""
-        return f"{encode(self.tenant)}:run:{encode(run_id)}"
 
     def idempotency(self, key: str) -> str:
         """String: the run that an idempotency key has started."""
@@ -86,9 +94,17 @@ class ThreadKeys:
         """Counter: the last sequence number of the thread's events."""
         return self._key("sequence")
 
-    def busy(self) -> str:
-        """String: the id of the run that occupies the thread."""
-        return self._key("busy")
+    def queue(self) -> str:
+        """List: ids of the runs that have not ended, in their order; the first one executes."""
+        return self._key("queue")
+
+    def purge(self) -> str:
+        """List: ids of rolled-back runs whose checkpoints are still there."""
+        return self._key("purge")
+
+    def outbox(self) -> str:
+        """List: ids of ended runs whose webhook nobody has taken over yet."""
+        return self._key("outbox")
 
     def checkpoints(self) -> str:
         """Hash: checkpoints, channel values and pending writes of the thread."""

@@ -1,138 +1,31 @@
-"""Run records, the lease on their thread, and the event log that ends with the status: what must change together does, in one script."""
+"""Run records, the queue and the lease of their thread, and the event log: what must change together does, in one script."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 from redis.asyncio import Redis
+from redis.commands.core import AsyncScript
 
-from app.storage.errors import LeaseLost
+from app.storage.redis import run_scripts as lua
 from app.storage.redis.checkpoints import Fence
-from app.storage.redis.connection import LEASE_LOST, guarded
+from app.storage.redis.connection import guarded
 from app.storage.redis.keys import ThreadKeys
 from app.storage.redis.threads import THREAD_TTL, ThreadRecord, thread_fields
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+CancelAction = Literal["interrupt", "rollback"]
+Claims = Literal["now", "queued", "later"]
+"""Whether the accepting process executes the run at once, anybody does when its turn comes, or it is delayed."""
 
 MAX_EVENTS = 10_000
-"""Most events that the log of one run keeps."""
+"""Most events that the log of one run keeps; older ones go first, and readers get a snapshot instead."""
 RUNNING_LOG_TTL = 24 * 3600.0
 """How long the log of a run that never ends is kept, seconds."""
-
-# A busy marker without a lease belongs to a process that died: that run is closed as failed, and the thread is free again.
-_ABANDON = """
-local function abandon(run, events, sequence, error, now, ttl)
-  redis.call('HSET', run, 'status', 'error', 'error', error, 'updated_at', now)
-  redis.call('XADD', events, redis.call('INCR', sequence) .. '-0', 'e', 'error', 'd', error)
-  redis.call('PEXPIRE', events, ttl)
-end
-"""
-_ABANDONED = orjson.dumps(
-    {"error": "RunAbandoned", "message": "the process that executed the run ended before the run did", "code": "run_abandoned"}
-)
-
-_ACCEPT = (
-    _ABANDON
-    + """
-local thread, busy, lease, fence, runs, run, sequence = unpack(KEYS)
-local run_id, now, lease_ms, ttl, graph, assistant, run_prefix, log_prefix, abandoned, fields = unpack(ARGV)
-fields = tonumber(fields)
-if redis.call('EXISTS', thread) == 0 then
-  if fields == 0 then return {'missing'} end
-  redis.call('HSET', thread, unpack(ARGV, 11, 10 + fields))
-end
-local other = redis.call('GET', busy)
-if other then
-  if redis.call('EXISTS', lease) == 1 then return {'busy', other} end
-  abandon(run_prefix .. other, log_prefix .. other, sequence, abandoned, now, ttl)
-end
-local token = redis.call('INCR', fence)
-redis.call('SET', lease, token, 'PX', lease_ms)
-redis.call('SET', busy, run_id, 'PX', ttl)
-redis.call('HSET', run, unpack(ARGV, 11 + fields))
-redis.call('ZADD', runs, token, run_id)
-redis.call('HSETNX', thread, 'graph_id', graph)
-redis.call('HSETNX', thread, 'assistant_id', assistant)
-redis.call('HSET', thread, 'status', 'busy', 'updated_at', now)
-for _, key in ipairs({thread, fence, runs, run, sequence}) do redis.call('PEXPIRE', key, ttl) end
-return {'accepted', tostring(token)}
-"""
-)
-
-_SETTLE = (
-    _ABANDON
-    + """
-local busy, lease, thread, run, events, sequence = unpack(KEYS)
-local run_id, abandoned, now, ttl = unpack(ARGV)
-if redis.call('GET', busy) == run_id and redis.call('EXISTS', lease) == 0 then
-  abandon(run, events, sequence, abandoned, now, ttl)
-  redis.call('HSET', thread, 'status', 'error', 'error', abandoned, 'updated_at', now, 'state_updated_at', now)
-  redis.call('DEL', busy)
-end
-return redis.call('HGETALL', run)
-"""
-)
-
-_CHECK_LEASE = f"""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return redis.error_reply('{LEASE_LOST} the lease on the thread is not ours any more')
-end
-"""
-
-_START = (
-    _CHECK_LEASE
-    + """
-redis.call('HSET', KEYS[2], 'status', 'running', 'updated_at', ARGV[2])
-"""
-)
-
-_RENEW = (
-    _CHECK_LEASE
-    + """
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-)
-
-# Sequence numbers grow over the whole thread, so a reader of all its runs has one cursor too.
-_LOG = """
-local function log(events, sequence, ttl, max, first)
-  local seq = 0
-  for i = first, #ARGV, 2 do
-    seq = redis.call('INCR', sequence)
-    redis.call('XADD', events, 'MAXLEN', '~', max, seq .. '-0', 'e', ARGV[i], 'd', ARGV[i + 1])
-  end
-  redis.call('PEXPIRE', events, ttl)
-  return seq
-end
-"""
-
-_APPEND = (
-    _LOG
-    + _CHECK_LEASE
-    + """
-return log(KEYS[2], KEYS[3], ARGV[2], ARGV[3], 4)
-"""
-)
-
-# The status is written before the event that tells of it; the lease goes with it, so nothing can be written afterwards.
-_FINISH = (
-    _LOG
-    + _CHECK_LEASE
-    + """
-local lease, run, thread, busy, events, sequence = unpack(KEYS)
-local _, status, run_error, ended_by, thread_status, interrupts, now, log_ttl, max, ttl = unpack(ARGV)
-redis.call('HSET', run, 'status', status, 'error', run_error, 'ended_by', ended_by, 'updated_at', now)
-redis.call('HSET', thread, 'status', thread_status, 'interrupts', interrupts, 'error', run_error)
-redis.call('HSET', thread, 'updated_at', now, 'state_updated_at', now)
-redis.call('DEL', lease, busy)
-for _, key in ipairs({run, thread}) do redis.call('PEXPIRE', key, ttl) end
-return log(events, sequence, log_ttl, max, 11)
-"""
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +44,14 @@ class RunRecord:
         metadata: What its creator wrote.
         multitask_strategy: What was to happen on a busy thread.
         kwargs: The request's arguments, enough to execute it again elsewhere.
+        log_ttl: How long its log outlives it, seconds.
+        webhook: Who is told of its end; empty: nobody.
         error: Why it failed: `{"error", "message", "code"}`.
-        ended_by: `user` if it was cancelled, else empty.
+        ended_by: `user` or `superseded` if it was ended from outside, else empty.
+        attempt: How often it has been claimed.
+        crashes: How often the process that executed it ended without letting go.
+        started_at: When it was first claimed.
+        first_event: Sequence number of its first event; 0: there is none.
     """
 
     run_id: str
@@ -166,8 +65,14 @@ class RunRecord:
     metadata: dict[str, Any] = field(default_factory=dict)
     multitask_strategy: str = "enqueue"
     kwargs: dict[str, Any] = field(default_factory=dict)
+    log_ttl: float = 60.0
+    webhook: str = ""
     error: dict[str, Any] | None = None
     ended_by: str = ""
+    attempt: int = 0
+    crashes: int = 0
+    started_at: datetime | None = None
+    first_event: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,77 +96,132 @@ class ThreadOccupied(Exception):
     """Another run is under way on the thread; `args[0]` is its id."""
 
 
+class AlreadyAnswered(Exception):
+    """Another run answers, or has answered, what this one would."""
+
+
+class AlreadyAccepted(Exception):
+    """A run of this id exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A run was accepted: with the lease if it was claimed at once, and `cancelled` for its sake."""
+
+    fence: Fence | None
+    cancelled: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run that this process owns from now on, as its record says."""
+
+    run: RunRecord
+    fence: Fence
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What is left to do on a thread.
+
+    Args:
+        head: The run that is next or executes; None: there is none.
+        lease: Seconds left of the lease; 0.0: nobody holds it.
+        to_purge: Rolled-back runs whose checkpoints are still there.
+        to_post: Ended runs whose webhook nobody has taken over yet.
+        forget_after: How long the thread outlives its last run, seconds; None: it stays, for now at least.
+        is_leaving: Whether whoever holds the lease has lost it and must only let go.
+    """
+
+    head: str | None
+    lease: float
+    to_purge: tuple[str, ...]
+    to_post: tuple[str, ...]
+    forget_after: float | None
+    is_leaving: bool
+
+
 class RunRepository:
     """The runs of all tenants.
 
     Every method raises `StorageUnavailable` if Redis cannot be asked; those that take a `Fence` raise `LeaseLost` and
-    write nothing if its lease has gone to somebody else.
+    write nothing if its lease is not theirs any more.
 
     Args:
         client: A client that answers in bytes.
         lease: How long a lease lasts without renewal, seconds.
         ttl: How long a run outlives the last change of its thread, seconds.
+        max_events: Most events that the log of one run keeps, give or take a hundred; older ones go first.
     """
 
-    def __init__(self, client: Redis, *, lease: float, ttl: float = THREAD_TTL) -> None:
+    def __init__(self, client: Redis, *, lease: float, ttl: float = THREAD_TTL, max_events: int = MAX_EVENTS) -> None:
+        self.max_events = max_events
         self._client = client
         self._lease_ms = int(lease * 1000)
         self._ttl_ms = int(ttl * 1000)
-        self._accept = client.register_script(_ACCEPT)
-        self._settle = client.register_script(_SETTLE)
-        self._start = client.register_script(_START)
-        self._renew = client.register_script(_RENEW)
-        self._append = client.register_script(_APPEND)
-        self._finish = client.register_script(_FINISH)
+        self._scripts = {name: client.register_script(getattr(lua, name)) for name in _SCRIPTS}
 
-    async def accept(self, tenant: str, run: RunRecord, *, create: ThreadRecord | None) -> Fence:
-        """Write the run, occupy its thread and take the lease, all or nothing.
+    async def accept(self, tenant: str, run: RunRecord, *, create: ThreadRecord | None, claims: Claims, answers: str = "") -> Accepted:
+        """Write the run and put it into its thread's queue, by its multitask strategy, all or nothing.
 
         Args:
             tenant: Whose run it is.
             run: The run, `pending`.
             create: The thread to make if there is none; None: then it is an error.
+            claims: Who executes it, and when.
+            answers: The questions it answers, `state/interrupt` each, separated by spaces; each is answered by one run.
 
         Raises:
             ThreadMissing: There is no such thread, and none was to be made.
-            ThreadOccupied: Another run is under way on it.
+            ThreadOccupied: Another run is under way on it, and the strategy is to reject.
+            AlreadyAnswered: Another run answers the same interrupts.
+            AlreadyAccepted: A run of this id exists.
         """
-        keys = ThreadKeys(tenant, run.thread_id)
         thread = thread_fields(create) if create else []
-        head: list[Any] = [run.run_id, run.created_at.isoformat(), self._lease_ms, self._ttl_ms, run.graph_id, run.assistant_id]
-        prefixes = [keys.run(""), keys.events("")]
-        names = [keys.thread(), keys.busy(), keys.lease(), keys.fence(), keys.runs(), keys.run(run.run_id), keys.sequence()]
-        with guarded():
-            answer = await self._accept(keys=names, args=[*head, *prefixes, _ABANDONED, len(thread), *thread, *_fields(run)])
+        head = [run.run_id, run.multitask_strategy, claims, self._lease_ms, run.graph_id, run.assistant_id, answers]
+        answer = await self._run("ACCEPT", tenant, run.thread_id, *head, len(thread), *thread, *_fields(run))
         match [part.decode() for part in answer]:
+            case ["exists"]:
+                raise AlreadyAccepted(run.run_id)
             case ["missing"]:
                 raise ThreadMissing(run.thread_id)
             case ["busy", other]:
                 raise ThreadOccupied(other)
-            case [_, token]:
-                return Fence(keys.lease(), token)
+            case ["answered"]:
+                raise AlreadyAnswered(run.run_id)
+            case [_, token, *cancelled]:
+                return Accepted(self._fence(tenant, run.thread_id, token) if token else None, tuple(cancelled))
         raise AssertionError(answer)
 
-    async def start(self, tenant: str, run: RunRecord, fence: Fence) -> None:
-        """The run is `running` from now on."""
-        run_key = ThreadKeys(tenant, run.thread_id).run(run.run_id)
-        with guarded():
-            await self._start(keys=[fence.key, run_key], args=[fence.token, datetime.now(UTC).isoformat()])
+    async def enqueue(self, tenant: str, thread_id: str, run_id: str) -> bool:
+        """Put a delayed run into its thread's queue; False: it has ended in the meantime."""
+        return bool(await self._run("ENQUEUE", tenant, thread_id, run_id))
 
-    async def renew(self, fence: Fence) -> None:
-        """The lease lasts as long again from now."""
-        with guarded():
-            await self._renew(keys=[fence.key], args=[fence.token, self._lease_ms])
+    async def claim(self, tenant: str, thread_id: str, run_id: str) -> Claim | tuple[str, ...]:
+        """Take the run and its lease.
+
+        Returns:
+            The claim; or why not: `("not_next",)`, `("leased",)`, `("ended",)`, or `("purge", *run_ids)`: the checkpoints of
+            these runs must go first (see `purged`).
+        """
+        answer = await self._run("CLAIM", tenant, thread_id, run_id, self._lease_ms)
+        if answer[0] != b"claimed":
+            return tuple(part.decode() for part in answer)
+        fields = dict(zip(answer[2::2], answer[3::2], strict=True))
+        return Claim(_run(fields), self._fence(tenant, thread_id, answer[1].decode()))
+
+    async def purged(self, tenant: str, thread_id: str, run_ids: Sequence[str]) -> None:
+        """The checkpoints of these rolled-back runs are gone."""
+        await self._run("PURGED", tenant, thread_id, *run_ids)
+
+    async def posted(self, tenant: str, thread_id: str, run_ids: Sequence[str]) -> None:
+        """The webhooks of these runs are somebody's."""
+        await self._run("POSTED", tenant, thread_id, *run_ids)
 
     async def append(self, tenant: str, run: RunRecord, fence: Fence, events: Sequence[NewEvent]) -> list[Event]:
         """Add `events` to the run's log; returns them with their ids."""
-        keys = ThreadKeys(tenant, run.thread_id)
-        arguments: list[str | bytes] = [part for event in events for part in event]
-        with guarded():
-            last = await self._append(
-                keys=[fence.key, keys.events(run.run_id), keys.sequence()],
-                args=[fence.token, int(RUNNING_LOG_TTL * 1000), MAX_EVENTS, *arguments],
-            )
+        head = [fence.token, run.run_id, self.max_events, int(RUNNING_LOG_TTL * 1000)]
+        last = await self._run("APPEND", tenant, run.thread_id, *head, *(part for event in events for part in event))
         return _numbered(events, last)
 
     async def finish(
@@ -272,34 +232,69 @@ class RunRepository:
         *,
         status: RunStatus,
         thread_status: str,
-        events: Sequence[NewEvent],
-        log_ttl: float,
+        event: NewEvent,
         interrupts: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
-        ended_by: str = "",
-    ) -> list[Event]:
-        """Write the final status, free the thread, and add the last events, in this order and all or nothing."""
-        keys = ThreadKeys(tenant, run.thread_id)
-        names = [fence.key, keys.run(run.run_id), keys.thread(), keys.busy(), keys.events(run.run_id), keys.sequence()]
-        head: list[Any] = [fence.token, status, orjson.dumps(error), ended_by, thread_status, orjson.dumps(interrupts or {})]
-        tail: list[Any] = [datetime.now(UTC).isoformat(), int(log_ttl * 1000), MAX_EVENTS, self._ttl_ms]
-        with guarded():
-            last = await self._finish(keys=names, args=[*head, *tail, *(part for event in events for part in event)])
-        return _numbered(events, last)
+    ) -> tuple[Event, bool]:
+        """Write the final status, then the terminal event, and free the thread.
+
+        Returns:
+            The event, and whether something is left to do on the thread: a next run, a webhook, or to forget it.
+        """
+        details = [orjson.dumps(error), orjson.dumps(interrupts or {})]
+        last, is_left = await self._run("FINISH", tenant, run.thread_id, fence.token, run.run_id, status, thread_status, *details, *event)
+        return Event(last, *event), bool(is_left)
+
+    async def hand_back(self, tenant: str, run: RunRecord, fence: Fence) -> None:
+        """The run is `pending` again and nobody's: it continues from its last checkpoint wherever it is claimed."""
+        await self._run("HAND_BACK", tenant, run.thread_id, fence.token, run.run_id)
+
+    async def release(self, tenant: str, thread_id: str, fence: Fence) -> None:
+        """Let go of a thread whose run was ended from outside."""
+        await self._run("RELEASE", tenant, thread_id, fence.token)
+
+    async def cancel(self, tenant: str, thread_id: str, run_id: str, action: CancelAction) -> str | None:
+        """End a run from outside.
+
+        Returns:
+            What it was, `pending` or `running`; `ended` if it had ended before; None if there is no such run.
+        """
+        was: bytes = await self._run("CANCEL", tenant, thread_id, run_id, action, self._lease_ms)
+        return was.decode() or None
+
+    async def delete(self, tenant: str, thread_id: str, run_id: str) -> bool | None:
+        """Remove the record and log of a run that has ended; False: it has not; None: there is none."""
+        answer = await self._run("DELETE", tenant, thread_id, run_id)
+        return {1: True, -1: False}.get(answer)
+
+    async def forget(self, tenant: str, thread_id: str, after: float) -> bool:
+        """Let all of a thread go `after` seconds from now; False: some run of it has not ended, and all stays."""
+        keys = ThreadKeys(tenant, thread_id)
+        return bool(await self._run("FORGET", tenant, thread_id, int(after * 1000), keys.checkpoints(), keys.checkpoint_index()))
+
+    async def inspect(self, tenant: str, thread_id: str) -> QueueState:
+        """The state of a thread's queue."""
+        head, lease_ms, to_purge, to_post, passing, leaving = await self._run("INSPECT", tenant, thread_id)
+        purge, post = (tuple(run_id.decode() for run_id in ids) for ids in (to_purge, to_post))
+        forget_after = int(passing) / 1000 if passing else None
+        return QueueState(head.decode() or None, max(0.0, lease_ms / 1000), purge, post, forget_after, bool(leaving))
 
     async def get(self, tenant: str, thread_id: str, run_id: str) -> RunRecord | None:
-        """The run, closed as failed if the process that executed it has died; None: this thread of this tenant has none of that id."""
-        keys = ThreadKeys(tenant, thread_id)
-        names = [keys.busy(), keys.lease(), keys.thread(), keys.run(run_id), keys.events(run_id), keys.sequence()]
-        now = datetime.now(UTC).isoformat()
+        """The run; None: this thread of this tenant has none of that id."""
         with guarded():
-            found: Any = await self._settle(keys=names, args=[run_id, _ABANDONED, now, self._ttl_ms])
-        return _run(dict(zip(found[::2], found[1::2], strict=True))) if found else None
+            found: Any = await self._client.hgetall(ThreadKeys(tenant, thread_id).run(run_id))
+        return _run(found) if found else None
+
+    async def open_ids(self, tenant: str, thread_id: str) -> list[str]:
+        """The thread's runs that have not ended, in the order in which they execute."""
+        with guarded():
+            found: Any = await self._client.lrange(ThreadKeys(tenant, thread_id).queue(), 0, -1)
+        return [run_id.decode() for run_id in found]
 
     async def ids(self, tenant: str, thread_id: str) -> list[str]:
-        """The thread's runs, oldest first."""
+        """The thread's runs, newest first."""
         with guarded():
-            found: Any = await self._client.zrange(ThreadKeys(tenant, thread_id).runs(), 0, -1)
+            found: Any = await self._client.zrange(ThreadKeys(tenant, thread_id).runs(), 0, -1, desc=True)
         return [run_id.decode() for run_id in found]
 
     async def events(self, tenant: str, thread_id: str, run_id: str, *, after: int, count: int = 500) -> list[Event]:
@@ -308,14 +303,42 @@ class RunRepository:
             found: Any = await self._client.xrange(ThreadKeys(tenant, thread_id).events(run_id), min=f"({after}-0", count=count)
         return [Event(int(entry.partition(b"-")[0]), fields[b"e"].decode(), fields[b"d"]) for entry, fields in found]
 
+    async def last_id(self, tenant: str, thread_id: str, run_id: str) -> int:
+        """Id of the latest event of the log; 0: there is none."""
+        with guarded():
+            found: Any = await self._client.xrevrange(ThreadKeys(tenant, thread_id).events(run_id), count=1)
+        return int(found[0][0].partition(b"-")[0]) if found else 0
+
+    async def _run(self, name: str, tenant: str, thread_id: str, *arguments: Any) -> Any:
+        keys = ThreadKeys(tenant, thread_id)
+        names = [keys.thread(), keys.queue(), keys.lease(), keys.fence(), keys.runs(), keys.sequence(), keys.purge(), keys.outbox()]
+        script: AsyncScript = self._scripts[name]
+        with guarded():
+            return await script(
+                keys=[*names, keys.run(""), keys.events("")], args=[datetime.now(UTC).isoformat(), self._ttl_ms, *arguments]
+            )
+
+    def _fence(self, tenant: str, thread_id: str, token: str) -> Fence:
+        return Fence(ThreadKeys(tenant, thread_id).lease(), token)
+
+
+_SCRIPTS = (
+    "ACCEPT", "ENQUEUE", "CLAIM", "PURGED", "POSTED", "APPEND", "FINISH", "HAND_BACK", "RELEASE", "CANCEL", "INSPECT", "DELETE", "FORGET"
+)  # fmt: skip
+
+
+def as_claimed(run: RunRecord) -> RunRecord:
+    """The record of a run that was claimed when it was accepted."""
+    return replace(run, status="running", attempt=1, started_at=run.created_at)
+
 
 def _numbered(events: Sequence[NewEvent], last: int) -> list[Event]:
     first = last - len(events) + 1
     return [Event(first + i, name, data) for i, (name, data) in enumerate(events)]
 
 
-def _fields(run: RunRecord) -> list[str | bytes]:
-    texts: dict[str, str | bytes] = {
+def _fields(run: RunRecord) -> list[str | bytes | int]:
+    texts: dict[str, str | bytes | int] = {
         "run_id": run.run_id,
         "thread_id": run.thread_id,
         "assistant_id": run.assistant_id,
@@ -327,7 +350,10 @@ def _fields(run: RunRecord) -> list[str | bytes]:
         "multitask_strategy": run.multitask_strategy,
         "metadata": orjson.dumps(run.metadata),
         "kwargs": orjson.dumps(run.kwargs),
+        "log_ttl": int(run.log_ttl * 1000),
     }
+    if run.webhook:
+        texts["webhook"] = run.webhook
     return [part for pair in texts.items() for part in pair]
 
 
@@ -345,9 +371,12 @@ def _run(found: dict[bytes, bytes]) -> RunRecord:
         metadata=orjson.loads(text["metadata"]),
         multitask_strategy=text["multitask_strategy"],
         kwargs=orjson.loads(text["kwargs"]),
+        log_ttl=int(text["log_ttl"]) / 1000,
+        webhook=text.get("webhook", ""),
         error=orjson.loads(text.get("error") or "null"),
         ended_by=text.get("ended_by", ""),
+        attempt=int(text.get("attempt", 0)),
+        crashes=int(text.get("crashes", 0)),
+        started_at=datetime.fromisoformat(text["started_at"]) if "started_at" in text else None,
+        first_event=int(text.get("first_event", 0)),
     )
-
-
-__all__ = ["Event", "Fence", "LeaseLost", "NewEvent", "RunRecord", "RunRepository", "RunStatus", "ThreadMissing", "ThreadOccupied"]

@@ -39,6 +39,7 @@ class ThreadRecord:
         metadata: What its creator wrote, with `graph_id` and `assistant_id` once it has had a run.
         interrupts: What the last run asked and nobody has answered, by task.
         error: Why the last run failed, if it did.
+        forget_after: How long it outlives its last run, seconds; None: it stays.
     """
 
     thread_id: str
@@ -49,6 +50,7 @@ class ThreadRecord:
     metadata: dict[str, Any] = field(default_factory=dict)
     interrupts: dict[str, Any] = field(default_factory=dict)
     error: dict[str, Any] | None = None
+    forget_after: float | None = None
 
 
 def thread_fields(thread: ThreadRecord) -> list[str | bytes]:
@@ -66,13 +68,14 @@ def thread_fields(thread: ThreadRecord) -> list[str | bytes]:
         thread.status,
         "metadata",
         orjson.dumps(thread.metadata),
+        *(["ephemeral", str(int(thread.forget_after * 1000))] if thread.forget_after is not None else []),
     ]
 
 
-def new_thread(thread_id: str, metadata: dict[str, Any]) -> ThreadRecord:
+def new_thread(thread_id: str, metadata: dict[str, Any], *, forget_after: float | None = None) -> ThreadRecord:
     """A record made now."""
     now = datetime.now(UTC)
-    return ThreadRecord(thread_id, created_at=now, updated_at=now, state_updated_at=now, metadata=metadata)
+    return ThreadRecord(thread_id, created_at=now, updated_at=now, state_updated_at=now, metadata=metadata, forget_after=forget_after)
 
 
 class ThreadRepository:
@@ -104,15 +107,6 @@ class ThreadRepository:
         with guarded():
             found: Any = await self._client.hgetall(ThreadKeys(tenant, thread_id).thread())
         return _thread(found) if found else None
-
-    async def expire(self, tenant: str, thread_id: str, run_id: str, seconds: float) -> None:
-        """Let the records of a thread and its only run go after `seconds`; its checkpoints are the saver's."""
-        keys = ThreadKeys(tenant, thread_id)
-        with guarded():
-            async with self._client.pipeline(transaction=False) as pipe:
-                for name in (keys.thread(), keys.runs(), keys.fence(), keys.sequence(), keys.run(run_id), keys.events(run_id)):
-                    pipe.pexpire(name, int(seconds * 1000))
-                await pipe.execute()
 
 
 def _thread(found: dict[bytes, bytes]) -> ThreadRecord:

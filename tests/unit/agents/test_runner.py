@@ -160,4 +160,4 @@ async def test_an_irreversible_tool_is_prepared_and_not_run(spec):
     result = await Stage(spec, calls(("burn", {})), calls(("burn", {"word": "cat"}))).run()
 
     assert result.human.reason == "approval_required"
-    assert result.human.action == {"tool": "burn", "arguments": {"word": "cat"}}
+    assert [(call["name"], call["args"]) for call in result.human.action.message.tool_calls] == [("burn", {"word": "cat"})]

@@ -197,19 +197,6 @@ async def test_the_mood_of_a_standard_customer_is_weighed_by_the_model(text):
     assert (await talk.say(text))["answer"] == "What happened?"
 
 
-async def test_a_refund_of_a_known_order_is_prepared_and_waits_for_a_human():
-    """billing_support acts by rule; the human gets the prepared action, and nothing was submitted."""
-    refund = {"order_id": "AZ-10234", "reason": "does not charge"}
-    talk = Conversation(billing_support=[calls(("find_order", {"order_id": "AZ-10234"})), calls(("open_refund_request", refund))])
-
-    result = await talk.say("I want a refund for AZ-10234, it does not charge", id="C-1001")
-
-    assert result["escalation"]["reason"] == "approval_required"
-    assert result["escalation"]["context"]["action"] == {"tool": "open_refund_request", "arguments": refund}
-    assert [found["tool"] for found in result["escalation"]["context"]["found"]] == ["find_order"]
-    assert "approve" in result["answer"]
-
-
 async def test_the_order_of_a_refund_may_have_been_named_earlier():
     """The conversation is what identifies it."""
     talk = Conversation(

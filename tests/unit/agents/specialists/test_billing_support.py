@@ -52,7 +52,7 @@ async def test_prepares_a_refund_and_leaves_the_yes_to_a_human(run_specialist):
     )
 
     assert result.human.reason == "approval_required"
-    assert result.human.action == {"tool": "open_refund_request", "arguments": refund}
+    assert [(call["name"], call["args"]) for call in result.human.action.message.tool_calls] == [("open_refund_request", refund)]
     assert [use.tool for use in result.tool_uses] == ["find_order"]
 
 

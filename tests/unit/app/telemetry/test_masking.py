@@ -97,16 +97,11 @@ def test_a_long_text_is_cut_and_the_cut_leaves_no_half_of_anything() -> None:
 @pytest.mark.parametrize(
     "unit", ["a", "1", "1 ", "1111 ", "12-", "AB12 ", "ES12a a a a ", "1.", "a@", "a@a.", "+1 ", "(12)", "data:", "X1.", "12  ", "1/"]
 )
-def test_a_hostile_text_costs_no_more_than_its_length(unit: str) -> None:
-    """Time grows in proportion: 16 times the text may take no more than some 16 times as long."""
+def test_a_hostile_text_does_not_run_away(unit: str) -> None:
+    """The longest text that is read costs milliseconds; a pattern that backtracks would need minutes of this thread's CPU."""
+    text = (unit * MAX_TEXT)[:MAX_TEXT]
 
-    def seconds(length: int) -> float:
-        text = (unit * length)[:length]
-        times = []
-        for _ in range(5):
-            begin = time.perf_counter()
-            mask_text(text)
-            times.append(time.perf_counter() - begin)
-        return min(times)
+    begin = time.thread_time()
+    mask_text(text)
 
-    assert seconds(MAX_TEXT) < 16 * 4 * max(seconds(MAX_TEXT // 16), 20e-6)
+    assert time.thread_time() - begin < 2.0

@@ -1,0 +1,82 @@
+"""The log of a run that writes more than the log keeps, read from memory and from Redis."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from app.runs.events import EventLogs, LogReader
+from app.storage.redis.runs import Event, RunRecord, RunRepository, as_claimed
+from app.storage.redis.threads import new_thread
+
+TENANT, KEPT, WRITTEN = "acme", 200, 1_000
+
+
+async def snapshot(tenant: str, run: RunRecord) -> bytes:
+    return json.dumps({"snapshot_of": run.run_id}).encode()
+
+
+async def everything(reader: LogReader) -> list[Event]:
+    found: list[Event] = []
+    while not reader.has_ended:
+        found += await reader.read(5.0)
+    return found
+
+
+@pytest.fixture
+def runs(redis_client):
+    return RunRepository(redis_client, lease=30, max_events=KEPT)
+
+
+@pytest.fixture
+async def long_run(runs):
+    """A run that writes a thousand events, three of them read by then, and ends; its logs and its record."""
+    now = datetime.now(UTC)
+    run = RunRecord(str(uuid4()), str(uuid4()), "a", "g", "pending", now, now, now + timedelta(hours=1))
+    accepted = await runs.accept(TENANT, run, create=new_thread(run.thread_id, {}), claims="now")
+    run = as_claimed(run)
+    logs = EventLogs(runs, snapshot)
+    log = logs.open(TENANT, run, accepted.fence)
+    for i in range(WRITTEN):
+        log.append(("custom", b"%d" % i))
+        if i % 50 == 0:
+            await log.flush()
+    await log.flush()
+    end, _ = await runs.finish(TENANT, run, accepted.fence, status="success", thread_status="idle", event=("end", b"{}"))
+    log.publish([end])
+    return logs, run
+
+
+def check(found: list[Event], run: RunRecord) -> None:
+    first, *rest = found
+    assert (first.name, json.loads(first.data)) == ("values", {"snapshot_of": run.run_id})
+    ids = [event.id for event in found]
+    assert ids == sorted(set(ids))
+    assert [event.name for event in rest] == ["custom"] * (len(rest) - 1) + ["end"]
+    written = [int(event.data) for event in rest[:-1]]
+    assert written == list(range(WRITTEN))[-len(written) :]
+    assert KEPT <= len(written) < 2 * KEPT + 200
+
+
+@pytest.mark.parametrize("seen", [0, 3])
+@pytest.mark.parametrize("where", ["same process", "other process"])
+async def test_a_reader_who_is_too_late_gets_a_snapshot_and_the_rest(runs, long_run, seen, where):
+    """From the beginning or from an event that has gone: the state as it is now, what the log still has, and the end."""
+    logs, run = long_run
+    if where == "other process":
+        logs = EventLogs(runs, snapshot)
+
+    check(await everything(logs.reader(TENANT, run, after=seen)), run)
+
+
+async def test_a_reader_who_is_in_time_gets_no_snapshot(runs, long_run):
+    """Nothing that it lacks is missing from the log."""
+    _, run = long_run
+    logs = EventLogs(runs, snapshot)
+
+    found = await everything(logs.reader(TENANT, run, after=WRITTEN - 10))
+
+    assert [event.name for event in found] == ["custom"] * 10 + ["end"]

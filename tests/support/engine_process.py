@@ -1,0 +1,107 @@
+"""The service and its workers as processes that a test may kill, with a graph that sticks on demand.
+
+The modules are imported once, by a fork server; each process is a fork of it, so that it is there in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from functools import partial
+from typing import Any, Literal
+
+from langchain_core.messages import AIMessage
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+
+from app.bootstrap import run
+from app.main import serve
+from app.worker import work
+from graphs.conformance import RECURSION_LIMIT, ConformanceState, Node, build_conformance
+from graphs.input import SupervisorRequest
+from graphs.registry import GraphEntry
+
+Kind = Literal["gateway", "worker"]
+BRISK, STICKY, ASKING = "brisk", "sticky", "asking"
+"""The conformance graph with short steps; one whose only node blocks or hangs; one that asks two questions at once."""
+
+
+def build_sticky(*, hangs: bool) -> StateGraph[ConformanceState]:
+    """ "block 6" blocks the event loop for 6 s, "hang" waits for ever if `hangs`, "die" ends the process; then there is an answer."""
+
+    async def begin(state: ConformanceState) -> ConformanceState:
+        return {"steps": 0}
+
+    async def stick(state: ConformanceState) -> ConformanceState:
+        word, _, seconds = state["messages"][-1].text.partition(" ")
+        if word == "block":
+            time.sleep(float(seconds))  # noqa: ASYNC251  the fault that is tested
+        elif word == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif hangs:
+            await asyncio.Event().wait()
+        return {"messages": [AIMessage("unstuck")]}
+
+    graph = StateGraph(ConformanceState)
+    graph.add_node("begin", begin)
+    graph.add_node("stick", stick)
+    graph.add_edge(START, "begin")
+    graph.add_edge("begin", "stick")
+    graph.add_edge("stick", END)
+    return graph
+
+
+def build_asking() -> StateGraph[ConformanceState]:
+    """Two nodes ask beside each other, and again if the answer is "again"; then there is an answer of both."""
+
+    async def begin(state: ConformanceState) -> ConformanceState:
+        return {"messages": [AIMessage("begun")], "steps": 0}
+
+    def asks(name: str) -> Node:
+        async def ask(state: ConformanceState) -> ConformanceState:
+            answer = interrupt({"question": name, "notice": f"somebody is asked: {name}"})
+            while answer == "again":
+                answer = interrupt({"question": name, "error": "again"})
+            return {"messages": [AIMessage(f"{name}: {answer}")]}
+
+        return ask
+
+    async def finish(state: ConformanceState) -> ConformanceState:
+        return {"messages": [AIMessage("finished")]}
+
+    graph = StateGraph(ConformanceState)
+    graph.add_node("begin", begin)
+    graph.add_node("left", asks("left"))
+    graph.add_node("right", asks("right"))
+    graph.add_node("finish", finish)
+    graph.add_edge(START, "begin")
+    graph.add_edge("begin", "left")
+    graph.add_edge("begin", "right")
+    graph.add_edge(["left", "right"], "finish")
+    graph.add_edge("finish", END)
+    return graph
+
+
+def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs: bool) -> None:
+    """Be a gateway or a worker with these settings and nothing of the parent's; what is said goes to the file `log`."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.clear()
+    os.environ.update(variables)
+    more = [_entry(BRISK, build_conformance(step)), _entry(STICKY, build_sticky(hangs=hangs)), _entry(ASKING, build_asking())]
+    run(partial(serve if kind == "gateway" else work, more=more))
+
+
+def _entry(graph_id: str, graph: StateGraph[Any]) -> GraphEntry:
+    return GraphEntry(
+        graph_id=graph_id,
+        graph=graph.compile(name=graph_id),
+        accepts=SupervisorRequest,
+        as_input=SupervisorRequest.as_input,
+        shown=None,
+        recursion_limit=RECURSION_LIMIT,
+        make_context=lambda run_id, tenant, deadline: None,
+    )
