@@ -71,6 +71,16 @@ def test_an_answer_is_given_by_value_or_by_id(one: httpx.Client, other: httpx.Cl
     assert (thread["status"], thread["interrupts"]) == ("idle", {})
 
 
+def test_the_state_may_be_edited_with_the_answer(one: httpx.Client) -> None:
+    """What a human adds to the conversation is there when the run goes on, and stays."""
+    thread_id, _ = refund(one)
+    added = {"messages": [{"role": "user", "content": "it was a gift"}]}
+
+    values = wait(one, thread_id, {"assistant_id": "brisk", "command": {"resume": "yes", "update": added}})
+
+    assert texts(values) == ["refund order 7", "it was a gift", "order 7: yes"]
+
+
 def test_a_second_answer_is_refused(one: httpx.Client, other: httpx.Client) -> None:
     """By value, by id, and by the id of a question that nobody asked; the thread stays as it was."""
     thread_id, question = refund(one)
