@@ -94,6 +94,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StorageError)
     async def without_storage(request: Request, exc: StorageError) -> JSONResponse:
         get_logger().warning("storage_failed", code=exc.code, error=str(exc))
+        request.state.services.metrics.redis_failed(request.scope["route"].name, exc.__cause__ or exc)
         retry_after = exc.retry_after if isinstance(exc, StorageUnavailable) else 1.0
         return problem(request, 503, exc.code, "the storage cannot be reached right now; try again in a moment", retry_after)
 

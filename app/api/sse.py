@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Mapping
 
 from fastapi.responses import StreamingResponse
@@ -16,6 +17,8 @@ HEARTBEAT = 5.0
 HEARTBEAT_FRAME = b": heartbeat\n\n"
 CHUNK = 64 * 1024
 """About how much is handed to a connection at once, bytes: what a slow reader is behind stays in the log."""
+STORAGE_PATIENCE, STORAGE_RETRY = 15.0, 0.25
+"""How long a reader waits for a storage that does not answer before it is sent away, and between two looks, seconds."""
 RECONNECT_FRAME = b"retry: 1000\n\n"
 """What a reader is told whose process goes down: there is more, elsewhere, in a second."""
 
@@ -28,15 +31,21 @@ def frame(event: Event) -> bytes:
 async def frames(reader: LogReader) -> AsyncIterator[bytes]:
     """What a reader of the run gets, until its terminal event.
 
-    If the log cannot be read any more, or the process goes down, the stream ends without a terminal event: reconnect.
+    If the log cannot be read for a while, or the process goes down, the stream ends without a terminal event: reconnect.
     """
     loop = asyncio.get_running_loop()
     beat = loop.time() + HEARTBEAT
+    given_up = math.inf
     while not reader.has_ended:
         try:
             events = await reader.read(max(0.0, beat - loop.time()))
+            given_up = math.inf
         except StorageError:
-            return
+            given_up = min(given_up, loop.time() + STORAGE_PATIENCE)
+            if loop.time() >= given_up:
+                return
+            await asyncio.sleep(STORAGE_RETRY)
+            events = []
         if reader.is_cut:
             yield RECONNECT_FRAME
             return

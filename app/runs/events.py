@@ -12,6 +12,9 @@ from app.storage.redis.runs import Event, NewEvent, RunRecord, RunRepository
 
 POLL = 0.1
 """How often a reader looks for news that another process writes, seconds."""
+READS_AT_ONCE = 64
+"""How many readers of this process ask Redis at the same moment: when a thousand runs end at once, their readers take turns and leave
+connections to everybody else."""
 _ALWAYS = TERMINAL_EVENTS | {"metadata"}
 
 Snapshot = Callable[[str, RunRecord], Awaitable[bytes]]
@@ -122,6 +125,7 @@ class EventLogs:
         self._snapshot = snapshot
         self._local: dict[str, RunLog] = {}
         self._opened = asyncio.Event()
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
         self.is_draining = False
 
     def open(self, tenant: str, run: RunRecord, fence: Fence) -> RunLog:
@@ -162,9 +166,10 @@ class EventLogs:
 
         What the log has dropped is made good by one `values` event with the state as it is now.
         """
-        # The final status is written before the terminal event, in one step: read first, it tells whether more can follow.
-        record = await self._runs.get(tenant, run.thread_id, run.run_id)
-        events = await self._runs.events(tenant, run.thread_id, run.run_id, after=after)
+        async with self._turns:
+            # The final status is written before the terminal event, in one step: read first, it tells whether more can follow.
+            record = await self._runs.get(tenant, run.thread_id, run.run_id)
+            events = await self._runs.events(tenant, run.thread_id, run.run_id, after=after)
         is_over = not events and (record is None or is_final(record.status))
         if events and record is not None and record.first_event < events[0].id and after < events[0].id - 1:
             oldest = await self._runs.events(tenant, run.thread_id, run.run_id, after=0, count=1)

@@ -16,7 +16,7 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
 | `capataz_breaker_open` | dependency | 1 while a breaker refuses calls (open or isolated), else 0 |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
-| `capataz_redis_errors_total` | operation, error_type | Redis calls that failed |
+| `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
 
 Labels come from closed sets (specs, settings, codes), never from a request: no tenant, user, thread or run.
@@ -69,7 +69,9 @@ class Metrics:
         self._events = Counter("capataz_resilience_events", "What the policies did", ("kind", "dependency"), registry=registry)
         self._breakers = Gauge("capataz_breaker_open", "Whether a breaker refuses calls", ("dependency",), registry=registry)
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
-        self._redis = Counter("capataz_redis_errors", "Redis calls that failed", ("operation", "error_type"), registry=registry)
+        self._redis = Counter(
+            "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
+        )
         self._dropped = Counter("capataz_traces_dropped", "Spans that were lost, and runs that were not traced", registry=registry)
 
     @contextmanager
@@ -115,7 +117,7 @@ class Metrics:
         self._webhooks.labels(kind).inc()
 
     def redis_failed(self, operation: str, error: BaseException) -> None:
-        """A Redis call failed."""
+        """A request to the route `operation` was refused because Redis failed."""
         self._redis.labels(operation, type(error).__name__).inc()
 
     def trace_dropped(self, spans: int = 1) -> None:

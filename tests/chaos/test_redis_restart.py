@@ -34,6 +34,7 @@ def test_runs_outlive_a_restart_of_redis(tmp_path):
                 assert refused.status_code == 503
                 assert "retry-after" in refused.headers
                 assert http.get("/health/live").status_code == 200
+                assert 'capataz_redis_errors_total{error_type="ConnectionError",operation="create_thread"} 1.0' in http.get("/metrics").text
                 server.start()
                 _check(ledger, http, runs)
                 assert [request.result(60) for request in open_requests] == [200, 200]
