@@ -117,7 +117,9 @@ class AgentRunner:
         deadline = ctx.deadline.within(task.spec.timeout * MODEL_SHARE)
         offered = (*(tool.schema() for tool in task.spec.tools), *controls.schemas())
         for _ in range(task.spec.max_steps):
-            request = ModelRequest(task.spec.name, (*prompt, *work.trail), tools=offered, is_visible=True)
+            request = ModelRequest(
+                task.spec.name, (*prompt, *work.trail), tools=offered, is_visible=task.is_streamed, standing=task.standing
+            )
             reply = await self._gateway.complete(request, deadline)
             work.usage += reply.usage
             work.degraded += reply.degraded
@@ -153,7 +155,7 @@ class AgentRunner:
                 arguments = tool.parse(given)
                 if name in CONTROLS:
                     return ToolUse(name, given, result={"status": "noted; now write the answer to the customer"})
-                context = ToolContext(task.customer.id, task.language, task.tenant, deadline, key)
+                context = ToolContext(task.customer.id, task.language, task.standing.tenant, deadline, key)
                 pipeline = self._pipelines.tool_pipeline(name, tool.timeout, is_idempotent=tool.effect in (Effect.READ, Effect.IDEMPOTENT))
                 result = await pipeline.execute(lambda _: tool.run(arguments, context), CallContext(f"tool:{name}", deadline))
             except (ToolError, ResilienceError, DependencyError) as exc:

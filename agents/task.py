@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from agents.models.port import Degradation
 from agents.spec import AgentSpec
 from agents.usage import Usage
+from resilience.context import Standing
 from resilience.deadline import Deadline
 
 
@@ -38,8 +39,9 @@ class AgentTask:
         customer: Who asks.
         language: Language of the answer, `es` or `en`.
         deadline: When the answer is needed.
-        tenant: Whose deployment this is.
+        standing: Whose work it is, and how urgent.
         run_id: Stable over retries and resumes of the run; keys of effects are made from it.
+        is_streamed: Whether somebody may read the tokens as they come.
         draft: The specialist's own answer that was not good enough, if there was one.
         critique: What is wrong with it.
         decided: Irreversible calls that a human has decided on for this message; the same call again gets the same result.
@@ -50,8 +52,9 @@ class AgentTask:
     customer: Customer
     language: str
     deadline: Deadline
-    tenant: str
+    standing: Standing
     run_id: str
+    is_streamed: bool = True
     draft: str | None = None
     critique: str | None = None
     decided: tuple[ToolUse, ...] = ()

@@ -28,7 +28,7 @@ from app.runs.events import EventLogs
 from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
 from app.runs.public_http import AllowedHosts
-from app.runs.service import RunService
+from app.runs.service import Deadlines, RunService
 from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import DEFAULT_MODEL, ModelSettings, Settings, SettingsError
@@ -46,13 +46,12 @@ from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
 from graphs.conformance import RECURSION_LIMIT as CONFORMANCE_STEPS
 from graphs.conformance import build_conformance
-from graphs.context import RunContext
+from graphs.context import RunContext, RunScope
 from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
 from graphs.routing import RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
-from resilience.deadline import Deadline
-from resilience.registry import PolicyRegistry
+from resilience.registry import PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
 ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
@@ -100,12 +99,12 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
-        policies = PolicyRegistry(listeners=[metrics.on_event])
+        policies = PolicyRegistry(ResilienceSettings(off=settings.guards.off), listeners=[metrics.on_event])
         gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
         runner = AgentRunner(gateway, policies, tracer)
 
-        def make_context(run_id: str, tenant: str, deadline: Deadline) -> RunContext:
-            return RunContext(run_id, tenant, deadline, specialists, _is_available(policies), runner, gateway, tracer)
+        def make_context(scope: RunScope) -> RunContext:
+            return RunContext(scope, specialists, _is_available(policies), runner, gateway, tracer)
 
         graphs = build_graphs(specialists, make_context, has_conformance=settings.runs.conformance_graph)
         graphs = {**graphs, **{entry.graph_id: entry for entry in more}}
@@ -125,7 +124,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         leases = LeaseKeeper(connect_blocking(url), lease=lease, on_lost=on_lost)
         executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon)
-        service = RunService(graphs, threads, states, runs, work, IdempotencyKeys(redis), logs, executor, dispatcher)
+        service = RunService(graphs, threads, states, runs, work, IdempotencyKeys(redis), logs, executor, dispatcher, _deadlines(settings))
         leases.start()
         stack.callback(leases.stop)
         await dispatcher.start(executor)
@@ -150,7 +149,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
 
 def build_graphs(
-    specialists: SpecialistRegistry, make_context: Callable[[str, str, Deadline], RunContext], *, has_conformance: bool
+    specialists: SpecialistRegistry, make_context: Callable[[RunScope], RunContext], *, has_conformance: bool
 ) -> Mapping[str, GraphEntry]:
     """The graphs that the service offers, compiled, by id."""
     graphs = {
@@ -172,9 +171,14 @@ def build_graphs(
             as_input=SupervisorRequest.as_input,
             shown=None,
             recursion_limit=CONFORMANCE_STEPS,
-            make_context=lambda run_id, tenant, deadline: None,
+            make_context=lambda scope: None,
         )
     return graphs
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    guards = settings.guards
+    return Deadlines(guards.deadline, guards.maximum_deadline, guards.background_deadline)
 
 
 def _webhooks(settings: Settings) -> tuple[AllowedHosts, WebhookSecrets]:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from resilience.registry import PolicyName
+
 DEFAULT_MODEL = "gpt-4.1-mini"
 """What `MODEL_REASONING` and `MODEL_ROUTING` stand for when a provider is configured and they are not."""
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -111,6 +113,23 @@ class RunSettings(_Settings):
     webhook_allow_hosts: str = Field("", alias="WEBHOOK_ALLOW_HOSTS")
 
 
+class GuardSettings(_Settings):
+    """What protects the service, and how long a run may take, seconds."""
+
+    deadline: float = Field(60.0, alias="DEADLINE_SECONDS", gt=0.0)
+    maximum_deadline: float = Field(600.0, alias="MAX_DEADLINE_SECONDS", gt=0.0)
+    background_deadline: float = Field(3600.0, alias="BACKGROUND_DEADLINE_SECONDS", gt=0.0)
+    off: Annotated[frozenset[PolicyName], BeforeValidator(lambda value: _parse_policies(value))] = Field(
+        frozenset(), alias="RESILIENCE_OFF"
+    )
+
+    @model_validator(mode="after")
+    def _fit(self) -> GuardSettings:
+        if self.deadline > self.maximum_deadline:
+            raise ValueError(f"DEADLINE_SECONDS={self.deadline:g} is over MAX_DEADLINE_SECONDS={self.maximum_deadline:g}")
+        return self
+
+
 class TracingSettings(_Settings):
     """Where traces go; without keys: nowhere."""
 
@@ -136,6 +155,7 @@ class Settings(_Settings):
     models: ModelSettings
     tracing: TracingSettings
     runs: RunSettings
+    guards: GuardSettings
 
     @model_validator(mode="after")
     def _fit(self) -> Settings:
@@ -172,6 +192,7 @@ class Settings(_Settings):
                 models=ModelSettings.model_validate({**given, "roles": roles}),
                 tracing=TracingSettings.model_validate(given),
                 runs=RunSettings.model_validate(given),
+                guards=GuardSettings.model_validate(given),
             )
         except ValidationError as exc:
             raise SettingsError("\n".join(_line(dict(error)) for error in exc.errors())) from None
@@ -179,7 +200,7 @@ class Settings(_Settings):
     @classmethod
     def variables(cls) -> frozenset[str]:
         """The fixed names that are read; `MODEL_<ROLE>` comes on top."""
-        concerns = (ServerSettings, StorageSettings, AccessSettings, ModelSettings, TracingSettings, RunSettings)
+        concerns = (ServerSettings, StorageSettings, AccessSettings, ModelSettings, TracingSettings, RunSettings, GuardSettings)
         return frozenset(field.alias for concern in concerns for field in concern.model_fields.values() if field.alias)
 
 
@@ -196,6 +217,17 @@ def _parse_keys(value: Any) -> Any:
             raise ValueError(f"entry {number} repeats a key")
         keys[key] = tenant
     return keys
+
+
+def _parse_policies(value: Any) -> Any:
+    """`breaker,retry` as a set."""
+    if not isinstance(value, str):
+        return value
+    names = [name.strip() for name in value.split(",")]
+    unknown = sorted(set(names) - set(PolicyName))
+    if unknown:
+        raise ValueError(f"there is no policy {unknown[0]!r}; there are: {', '.join(PolicyName)}")
+    return frozenset(map(PolicyName, names))
 
 
 def _line(error: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ from app.bootstrap import build_graphs, model_chains
 from app.settings import DEFAULT_MODEL, Settings
 from app.telemetry.metrics import Metrics
 from app.threads.plain import to_json
-from graphs.context import RunContext
+from graphs.context import RunContext, RunScope
 from graphs.nodes.supervise import RoutingDecision
 from graphs.registry import GraphEntry
 from resilience.deadline import Deadline
@@ -81,8 +81,8 @@ def entries(settings: Settings) -> dict[str, GraphEntry]:
     def is_available(name: str) -> bool:
         return policies.breaker(f"specialist:{name}").is_admitting
 
-    def make_context(run_id: str, tenant: str, deadline: Deadline) -> RunContext:
-        return RunContext(run_id, tenant, deadline, specialists, is_available, runner, gateway, tracer)
+    def make_context(scope: RunScope) -> RunContext:
+        return RunContext(scope, specialists, is_available, runner, gateway, tracer)
 
     help_centre()
     return dict(build_graphs(specialists, make_context, has_conformance=True))
@@ -112,7 +112,7 @@ def add_service_graph(app: FastAPI, entry: GraphEntry) -> None:
     """Routes that run a graph of the service."""
 
     def arguments(body: Body) -> dict[str, Any]:
-        context = entry.make_context(str(uuid4()), "default", Deadline.after(LIMIT))
+        context = entry.make_context(RunScope(str(uuid4()), "default", Deadline.after(LIMIT)))
         return {"input": entry.as_input(entry.accepts.model_validate(body.input)), "context": context}
 
     @app.post(f"/{entry.graph_id}/wait")

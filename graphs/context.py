@@ -9,7 +9,31 @@ from agents.models.gateway import ModelGateway
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import Tracer
+from resilience.context import Priority, Standing
 from resilience.deadline import Deadline
+
+
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """What a run is to the things that work for it.
+
+    Args:
+        run_id: The run's id; stable over its attempts.
+        tenant: Whose run it is.
+        deadline: When the nodes must have an answer; a little before the run's own, so that the last word can be said.
+        priority: How urgent it is.
+        is_streamed: Whether somebody may read its tokens as they come.
+    """
+
+    run_id: str
+    tenant: str
+    deadline: Deadline
+    priority: Priority = Priority.DEFAULT
+    is_streamed: bool = True
+
+    def standing(self, *, is_under_way: bool = True) -> Standing:
+        """Where a call of this run belongs in a queue."""
+        return Standing(self.tenant, self.priority, is_under_way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +41,7 @@ class RunContext:
     """The means of one run.
 
     Args:
-        run_id: The run's id; stable over its attempts.
-        tenant: Whose run it is.
-        deadline: When the nodes must have an answer; a little before the run's own, so that the last word can be said.
+        scope: The run.
         specialists: Who there is.
         is_available: Whether a specialist's breaker lets calls through.
         runner: Runs a specialist.
@@ -27,9 +49,7 @@ class RunContext:
         tracer: Records spans.
     """
 
-    run_id: str
-    tenant: str
-    deadline: Deadline
+    scope: RunScope
     specialists: SpecialistRegistry
     is_available: Callable[[str], bool]
     runner: AgentRunner

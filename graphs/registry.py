@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel
 
-from resilience.deadline import Deadline
+from graphs.context import RunScope
 
 _NAMESPACE = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 
@@ -26,7 +26,7 @@ class GraphEntry:
         as_input: Makes the graph's input of a checked one: plain data, the same however often it is used.
         shown: Keys of the state that callers see in `values`; None: all.
         recursion_limit: Most supersteps of a run.
-        make_context: The run-scoped context from run id, tenant and deadline.
+        make_context: The run-scoped context.
     """
 
     graph_id: str
@@ -35,7 +35,7 @@ class GraphEntry:
     as_input: Callable[[Any], dict[str, Any]]
     shown: tuple[str, ...] | None
     recursion_limit: int
-    make_context: Callable[[str, str, Deadline], object]
+    make_context: Callable[[RunScope], object]
 
     @property
     def assistant_id(self) -> str:

@@ -4,8 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 from resilience.deadline import Deadline
+
+
+class Priority(IntEnum):
+    """Whose turn comes first where calls wait; the smaller, the sooner."""
+
+    INTERACTIVE = 0
+    DEFAULT = 1
+    BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where in a queue a call belongs.
+
+    Args:
+        tenant: Whose call it is; tenants of one priority take turns.
+        priority: How urgent the request is that the call belongs to.
+        is_under_way: Whether the request has been served in part already; then the call goes before all those that have not begun,
+            so that nothing is begun which cannot be finished.
+    """
+
+    tenant: str = ""
+    priority: Priority = Priority.DEFAULT
+    is_under_way: bool = False
 
 
 class Output:
@@ -58,6 +83,9 @@ class CallContext:
         deadline: The instant by which the caller needs an answer.
         attempt: Number of this attempt, from 1.
         idempotent: Whether calling twice does what calling once does.
+        is_read_only: Whether the call changes nothing anywhere and shows nothing to anybody before it returns, so that two may be under
+            way at once and one of them be thrown away.
+        standing: Where it belongs in a queue.
         output: Whether the caller's reader has seen the first piece of the result.
     """
 
@@ -65,6 +93,8 @@ class CallContext:
     deadline: Deadline
     attempt: int = 1
     idempotent: bool = False
+    is_read_only: bool = False
+    standing: Standing = field(default_factory=Standing)
     output: Output = field(default_factory=Output, compare=False)
 
     def with_attempt(self, attempt: int) -> CallContext:

@@ -4,7 +4,8 @@
     ├── Rejected                we did not try
     │   ├── CircuitOpen         the dependency's breaker is open or isolated
     │   ├── BulkheadFull        too many calls are under way
-    │   └── RateLimited         too many calls per time
+    │   ├── RateLimited         too many calls per time
+    │   └── Overloaded          it would have to wait longer than it may
     ├── AttemptTimedOut         one attempt took too long
     └── DeadlineExceeded        nothing is left of the request's time
     DependencyError             what an adapter makes of a dependency's own error
@@ -49,6 +50,12 @@ class RateLimited(Rejected):
     """The allowance for this time is used up; `retry_after` in seconds."""
 
     code = "rate_limited"
+
+
+class Overloaded(Rejected):
+    """The queue is so long that the call could not be served in time; `retry_after` in seconds."""
+
+    code = "overloaded"
 
 
 class AttemptTimedOut(ResilienceError):

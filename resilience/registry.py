@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from random import Random
 from typing import TypeVar
 
@@ -13,10 +14,28 @@ from resilience.clock import Clock, SystemClock
 from resilience.deadline_guard import DeadlineGuard
 from resilience.events import Broadcast, Listener
 from resilience.pipeline import Pipeline
+from resilience.policy import Policy
 from resilience.retry import Retry
 from resilience.timeout import AttemptTimeout
 
 S = TypeVar("S")
+
+
+class PolicyName(StrEnum):
+    """The policies that can be switched off one by one, to see what each is worth and what it costs."""
+
+    ADMISSION = "admission"
+    RATE_LIMIT = "rate_limit"
+    FALLBACK = "fallback"
+    REPAIR = "repair"
+    DEADLINE = "deadline"
+    RETRY = "retry"
+    RETRY_BUDGET = "retry_budget"
+    HEDGE = "hedge"
+    BREAKER = "breaker"
+    BULKHEAD = "bulkhead"
+    ADAPTIVE_LIMIT = "adaptive_limit"
+    TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +43,12 @@ class ResilienceSettings:
     """Rules per dependency. The key is a dependency (`model:openai/gpt-x`) or its kind (`model`); the longer one wins.
 
     Args:
+        off: Policies that pipelines leave out.
         breakers: Breakers that differ from the defaults of `BreakerSettings`.
         bulkheads: Bulkheads that differ from the defaults of `BulkheadSettings`.
     """
 
+    off: frozenset[PolicyName] = frozenset()
     breakers: Mapping[str, BreakerSettings] = field(default_factory=dict)
     bulkheads: Mapping[str, BulkheadSettings] = field(default_factory=dict)
 
@@ -97,7 +118,7 @@ class PolicyRegistry:
             timeout: Longest wait of one attempt for its first output, seconds.
             attempts: Most attempts.
         """
-        return Pipeline(DeadlineGuard(), self._retry(dependency, attempts), *self._guards(dependency, timeout))
+        return self._pipeline(self._deadline(), self._retry(dependency, attempts), *self._guards(dependency, timeout))
 
     def specialist_pipeline(self, name: str, timeout: float) -> Pipeline:
         """What guards one specialist: deadline › breaker › bulkhead › timeout. No retry: the models below have theirs.
@@ -106,7 +127,7 @@ class PolicyRegistry:
             name: The specialist; its dependency is `specialist:<name>`.
             timeout: Longest wait for its first output, seconds.
         """
-        return Pipeline(DeadlineGuard(), *self._guards(f"specialist:{name}", timeout))
+        return self._pipeline(self._deadline(), *self._guards(f"specialist:{name}", timeout))
 
     def tool_pipeline(self, name: str, timeout: float, *, is_idempotent: bool) -> Pipeline:
         """What guards one tool: deadline › (retry ›) breaker › bulkhead › attempt timeout.
@@ -118,14 +139,27 @@ class PolicyRegistry:
         """
         dependency = f"tool:{name}"
         retry = [self._retry(dependency, attempts=3)] if is_idempotent else []
-        return Pipeline(DeadlineGuard(), *retry, *self._guards(dependency, timeout))
+        return self._pipeline(self._deadline(), *retry, *self._guards(dependency, timeout))
 
-    def _retry(self, dependency: str, attempts: int) -> Retry:
-        return Retry(attempts, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
+    def is_on(self, policy: PolicyName) -> bool:
+        """Whether `policy` has not been switched off."""
+        return policy not in self._settings.off
 
-    def _guards(self, dependency: str, timeout: float) -> tuple[Breaker, Bulkhead, AttemptTimeout]:
-        attempt = AttemptTimeout(timeout, dependency=dependency, listener=self._listener)
-        return self.breaker(dependency), self.bulkhead(dependency), attempt
+    def _pipeline(self, *policies: tuple[PolicyName, Policy]) -> Pipeline:
+        return Pipeline(*(policy for name, policy in policies if self.is_on(name)))
+
+    def _deadline(self) -> tuple[PolicyName, Policy]:
+        return PolicyName.DEADLINE, DeadlineGuard()
+
+    def _retry(self, dependency: str, attempts: int) -> tuple[PolicyName, Policy]:
+        return PolicyName.RETRY, Retry(attempts, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
+
+    def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName, Policy], ...]:
+        return (
+            (PolicyName.BREAKER, self.breaker(dependency)),
+            (PolicyName.BULKHEAD, self.bulkhead(dependency)),
+            (PolicyName.TIMEOUT, AttemptTimeout(timeout, dependency=dependency, listener=self._listener)),
+        )
 
 
 def _rules(rules: Mapping[str, S], dependency: str) -> S | None:

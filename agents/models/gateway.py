@@ -92,7 +92,8 @@ class ModelGateway:
         with self._tracer.span(
             "generation", f"model:{request.role}", input=[_traced(message) for message in request.messages[-TRACED_MESSAGES:]]
         ) as span:
-            reply = await fallback.execute(partial(self._ask, first, request), CallContext(dependency(first), deadline, idempotent=True))
+            ctx = CallContext(dependency(first), deadline, idempotent=True, is_read_only=not request.is_visible, standing=request.standing)
+            reply = await fallback.execute(partial(self._ask, first, request), ctx)
             span.update(output=_traced(reply.message), model=reply.model, usage=reply.usage)
         return replace(reply, degraded=tuple(degraded))
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from langchain_core.messages import AIMessage, BaseMessage
 
 from agents.usage import Usage
-from resilience.context import CallContext
+from resilience.context import CallContext, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class ModelRequest:
         response_schema: JSON Schema that the text of the answer must follow; None: free text.
         schema_name: Name of that schema, `[a-zA-Z_]+`.
         is_visible: Whether the customer may see the tokens as they come.
+        standing: Where the question belongs in a queue.
     """
 
     role: str
@@ -30,6 +31,7 @@ class ModelRequest:
     response_schema: dict[str, Any] | None = None
     schema_name: str = "answer"
     is_visible: bool = False
+    standing: Standing = field(default_factory=Standing)
 
 
 @dataclass(frozen=True, slots=True)

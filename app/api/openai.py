@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import orjson
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, JsonValue
 
 from app.api.deps import Services, ServicesDep, TenantDep
+from app.api.new_run import NewRunDep
 from app.api.problems import openai_responses
-from app.api.runs import run_path, run_request
+from app.api.runs import run_path
 from app.api.schemas import StatelessRunCreate
 from app.api.sse import HEARTBEAT, HEARTBEAT_FRAME, event_stream
 from app.errors import AppError, NotFound, NotReady
@@ -98,17 +99,20 @@ async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> 
 @router.post(
     "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 500)
 )
-async def create_chat_completion(body: ChatCompletionRequest, request: Request, services: ServicesDep, tenant: TenantDep) -> Response:
+async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) -> Response:
     """Answer a conversation, as a whole or as a stream."""
+    services, tenant = new.services, new.tenant
     _check_model(services, body.model)
     if body.n != 1:
         raise ParameterNotSupported("n must be 1: an assistant gives one answer", "n")
     # Calls and results of the client's own tools are not ours to read.
     spoken = [message for message in body.messages if message.content and message.role != "tool"]
     messages: list[JsonValue] = [message.model_dump(include={"role", "content"}) for message in spoken]
-    run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, stream_mode=["messages-tuple"], on_disconnect="cancel")
-    started = await services.runs.start(tenant, None, run_request(run, services, tenant))
-    where = {"Content-Location": run_path(request, started.record)}
+    run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, on_disconnect="cancel")
+    if body.stream:
+        run.stream_mode = ["messages-tuple"]
+    started = await new.start(None, run, streams=body.stream)
+    where = {"Content-Location": run_path(new.request, started.record)}
     if body.stream:
         reader = await services.runs.reader(tenant, started.record, after=0)
         return event_stream(_chunks(services, started, reader, body), where)

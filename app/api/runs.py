@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -14,12 +13,12 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
 
-from app.api.deps import Services, ServicesDep, TenantDep
+from app.api.deps import ServicesDep, TenantDep
+from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import problem_responses
 from app.api.schemas import Run, RunCreate, RunsCancel, StatelessRunCreate
 from app.api.sse import HEARTBEAT, event_stream, frames
 from app.errors import InvalidInput
-from app.runs.request import RunRequest
 from app.runs.service import Drained, RunService, StartedRun
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.threads.plain import to_json
@@ -37,93 +36,42 @@ _VALUES: dict[int | str, dict[str, Any]] = {
 }
 _MODES = TypeAdapter(list[str])
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
-IdempotencyKey = Annotated[
-    str | None,
-    Header(min_length=1, max_length=255, description="The same key and body within 24 hours are the same run; another body is a 409."),
-]
 
 
 @router.post("/threads/{thread_id}/runs", name="create_run", responses=_REFUSALS)
-async def create_run(
-    thread_id: UUID,
-    body: RunCreate,
-    request: Request,
-    response: Response,
-    services: ServicesDep,
-    tenant: TenantDep,
-    idempotency_key: IdempotencyKey = None,
-) -> Run:
+async def create_run(thread_id: UUID, body: RunCreate, response: Response, new: NewRunDep) -> Run:
     """Run an assistant on a thread in the background."""
-    wanted = run_request(body, services, tenant, is_background=True)
-    started = await services.runs.start(tenant, str(thread_id), wanted, idempotency=_idempotency(idempotency_key, request, body))
-    response.headers["Content-Location"] = run_path(request, started.record)
-    return Run.of(started.record)
+    return _created(await new.start(thread_id, body, is_background=True), response, new)
 
 
 @router.post("/threads/{thread_id}/runs/wait", name="wait_for_run", response_class=StreamingResponse, responses={**_VALUES, **_REFUSALS})
-async def wait_for_run(
-    thread_id: UUID,
-    body: RunCreate,
-    request: Request,
-    services: ServicesDep,
-    tenant: TenantDep,
-    idempotency_key: IdempotencyKey = None,
-) -> StreamingResponse:
+async def wait_for_run(thread_id: UUID, body: RunCreate, new: NewRunDep) -> StreamingResponse:
     """Run an assistant on a thread and wait for its final values."""
-    wanted = run_request(body, services, tenant, streams=False)
-    started = await services.runs.start(tenant, str(thread_id), wanted, idempotency=_idempotency(idempotency_key, request, body))
-    return _wait(services.runs, started, body.on_disconnect, request)
+    return _wait(new.services.runs, await new.start(thread_id, body, streams=False), body.on_disconnect, new.request)
 
 
 @router.post("/threads/{thread_id}/runs/stream", name="stream_run", response_class=StreamingResponse, responses={**_STREAM, **_REFUSALS})
-async def stream_run(
-    thread_id: UUID,
-    body: RunCreate,
-    request: Request,
-    services: ServicesDep,
-    tenant: TenantDep,
-    idempotency_key: IdempotencyKey = None,
-) -> StreamingResponse:
+async def stream_run(thread_id: UUID, body: RunCreate, new: NewRunDep) -> StreamingResponse:
     """Run an assistant on a thread and follow its events."""
-    wanted = run_request(body, services, tenant)
-    started = await services.runs.start(tenant, str(thread_id), wanted, idempotency=_idempotency(idempotency_key, request, body))
-    return await _stream(services.runs, started, body.on_disconnect, request)
+    return await _stream(new.services.runs, await new.start(thread_id, body), body.on_disconnect, new.request)
 
 
 @router.post("/runs", name="create_stateless_run", responses=_REFUSALS)
-async def create_stateless_run(
-    body: StatelessRunCreate,
-    request: Request,
-    response: Response,
-    services: ServicesDep,
-    tenant: TenantDep,
-    idempotency_key: IdempotencyKey = None,
-) -> Run:
+async def create_stateless_run(body: StatelessRunCreate, response: Response, new: NewRunDep) -> Run:
     """Run an assistant on a thread of its own in the background."""
-    wanted = run_request(body, services, tenant, is_background=True)
-    started = await services.runs.start(tenant, None, wanted, idempotency=_idempotency(idempotency_key, request, body))
-    response.headers["Content-Location"] = run_path(request, started.record)
-    return Run.of(started.record)
+    return _created(await new.start(None, body, is_background=True), response, new)
 
 
 @router.post("/runs/wait", name="wait_for_stateless_run", response_class=StreamingResponse, responses={**_VALUES, **_REFUSALS})
-async def wait_for_stateless_run(
-    body: StatelessRunCreate, request: Request, services: ServicesDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
-) -> StreamingResponse:
+async def wait_for_stateless_run(body: StatelessRunCreate, new: NewRunDep) -> StreamingResponse:
     """Run an assistant on a thread of its own and wait for its final values."""
-    wanted = run_request(body, services, tenant, streams=False)
-    started = await services.runs.start(tenant, None, wanted, idempotency=_idempotency(idempotency_key, request, body))
-    return _wait(services.runs, started, body.on_disconnect, request)
+    return _wait(new.services.runs, await new.start(None, body, streams=False), body.on_disconnect, new.request)
 
 
 @router.post("/runs/stream", name="stream_stateless_run", response_class=StreamingResponse, responses={**_STREAM, **_REFUSALS})
-async def stream_stateless_run(
-    body: StatelessRunCreate, request: Request, services: ServicesDep, tenant: TenantDep, idempotency_key: IdempotencyKey = None
-) -> StreamingResponse:
+async def stream_stateless_run(body: StatelessRunCreate, new: NewRunDep) -> StreamingResponse:
     """Run an assistant on a thread of its own and follow its events."""
-    wanted = run_request(body, services, tenant)
-    started = await services.runs.start(tenant, None, wanted, idempotency=_idempotency(idempotency_key, request, body))
-    return await _stream(services.runs, started, body.on_disconnect, request)
+    return await _stream(new.services.runs, await new.start(None, body), body.on_disconnect, new.request)
 
 
 @router.post("/runs/cancel", name="cancel_runs", status_code=204, responses=problem_responses(404, 413, 422))
@@ -228,49 +176,14 @@ async def cancel_run(
     return Response(b"{}", 200, {"Location": location}, "application/json")
 
 
-def run_request(body: RunCreate, services: Services, tenant: str, *, streams: bool = True, is_background: bool = False) -> RunRequest:
-    """What the service is asked for; a caller who does not stream has nothing logged unless a mode was named."""
-    if body.webhook is not None:
-        services.check_webhook(body.webhook, tenant)
-    checkpoint_id = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)
-    return RunRequest(
-        assistant_id=body.assistant_id,
-        input=body.input,
-        command=body.command.model_dump(exclude_unset=True) if body.command else None,
-        metadata=dict(body.metadata or {}),
-        stream_mode=tuple(body.stream_mode) if streams or "stream_mode" in body.model_fields_set else (),
-        stream_subgraphs=body.stream_subgraphs,
-        stream_resumable=body.stream_resumable,
-        interrupt_before=_nodes(body.interrupt_before),
-        interrupt_after=_nodes(body.interrupt_after),
-        checkpoint_id=checkpoint_id,
-        multitask_strategy=body.multitask_strategy,
-        if_not_exists=body.if_not_exists,
-        durability=body.durability,
-        tags=tuple(body.config.tags),
-        recursion_limit=body.config.recursion_limit,
-        keep_thread=not isinstance(body, StatelessRunCreate) or body.on_completion == "keep",
-        after=body.after_seconds,
-        webhook=body.webhook or "",
-        is_background=is_background,
-    )
-
-
-def _idempotency(key: str | None, request: Request, body: RunCreate) -> tuple[str, str] | None:
-    """The key and what it stands for: route and body."""
-    if key is None:
-        return None
-    whole = f"{request.url.path}\n{body.model_dump_json(exclude_unset=True)}"
-    return key, hashlib.sha256(whole.encode()).hexdigest()
-
-
-def _nodes(names: list[str] | str) -> tuple[str, ...] | str:
-    return names if isinstance(names, str) else tuple(names)
-
-
 def run_path(request: Request, run: RunRecord) -> str:
     """The run's path as the caller sees it, behind whatever prefix a proxy has."""
     return f"{request.scope.get('root_path', '')}/threads/{run.thread_id}/runs/{run.run_id}"
+
+
+def _created(started: StartedRun, response: Response, new: NewRun) -> Run:
+    response.headers["Content-Location"] = run_path(new.request, started.record)
+    return Run.of(started.record)
 
 
 def _wait(runs: RunService, started: StartedRun, on_disconnect: str, request: Request) -> StreamingResponse:

@@ -27,7 +27,9 @@ from app.storage.redis.work import ThreadRef
 from app.telemetry.logging import bound_contextvars, get_logger
 from app.telemetry.metrics import Metrics
 from app.threads.plain import plain_interrupt, to_json
+from graphs.context import RunScope
 from graphs.registry import GraphEntry
+from resilience.context import Priority
 from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
 
@@ -250,7 +252,7 @@ class Executor:
             async for part in graph.astream(
                 begin,
                 config,
-                context=entry.make_context(run.run_id, tenant, deadline.reserving(LAST_WORD)),
+                context=entry.make_context(_scope(tenant, run, deadline)),
                 stream_mode=cast(list[StreamMode], sorted({"values", *(GRAPH_MODES[mode] for mode in kwargs["stream_mode"])})),
                 subgraphs=kwargs["stream_subgraphs"],
                 interrupt_before=kwargs["interrupt_before"],
@@ -352,6 +354,16 @@ class Executor:
             self._metrics.escalated(escalation["reason"])
         for entry in outcome.values.get("degraded") or ():
             self._metrics.degraded(entry["what"])
+
+
+def _scope(tenant: str, run: RunRecord, deadline: Deadline) -> RunScope:
+    return RunScope(
+        run_id=run.run_id,
+        tenant=tenant,
+        deadline=deadline.reserving(LAST_WORD),
+        priority=Priority(run.kwargs["priority"]),
+        is_streamed=any(GRAPH_MODES[mode] == "messages" for mode in run.kwargs["stream_mode"]),
+    )
 
 
 def _config(run: RunRecord, entry: GraphEntry) -> Any:

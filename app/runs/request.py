@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from app.errors import InvalidInput
 from graphs.registry import GraphEntry
+from resilience.context import Priority
 
 MAX_FAULTS = 5
 """Most faults that a refusal lists."""
@@ -18,7 +19,7 @@ MAX_FAULTS = 5
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a caller wants of a run; the fields are described in `app.api.schemas`."""
+    """What a caller wants of a run; the fields are described in `app.api.schemas`, `deadline` (seconds) and `priority` in `new_run`."""
 
     assistant_id: str
     input: dict[str, Any] | None = None
@@ -39,6 +40,8 @@ class RunRequest:
     after: float = 0.0
     webhook: str = ""
     is_background: bool = False
+    deadline: float | None = None
+    priority: Priority = Priority.DEFAULT
 
     @property
     def says_nothing(self) -> bool:
@@ -64,6 +67,7 @@ def checked(entry: GraphEntry, request: RunRequest) -> dict[str, Any]:
         "durability": request.durability,
         "tags": list(request.tags),
         "recursion_limit": request.recursion_limit,
+        "priority": request.priority,
     }
 
 

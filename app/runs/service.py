@@ -35,8 +35,6 @@ from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
 from graphs.registry import GraphEntry
 
-DEADLINE, BACKGROUND_DEADLINE = 60.0, 3600.0
-"""Time of a run that somebody waits for or follows, and of one in the background, seconds."""
 LOG_TTL, RESUMABLE_LOG_TTL = 60.0, 24 * 3600.0
 """How long the log of a run outlives it, seconds: by default, and if the caller means to come back."""
 GRACE = 20.0
@@ -51,6 +49,32 @@ _INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
 
 class Drained(Exception):
     """This process goes down; the answer can be had elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long runs may take, seconds.
+
+    Args:
+        usual: A run that somebody waits for or follows, unless the caller says otherwise.
+        maximum: The most that the caller of such a run may say.
+        background: A run in the background: what it gets, and the most that its caller may say.
+    """
+
+    usual: float = 60.0
+    maximum: float = 600.0
+    background: float = 3600.0
+
+    def of(self, request: RunRequest) -> float:
+        """How long the run may take.
+
+        Raises:
+            InvalidInput: The caller wants more than it can have.
+        """
+        usual, most = (self.background, self.background) if request.is_background else (self.usual, self.maximum)
+        if (request.deadline or 0.0) > most:
+            raise InvalidInput(f"X-Deadline-Ms may be at most {most * 1000:.0f} here", "deadline_too_long")
+        return request.deadline or usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,7 @@ class RunService:
         logs: The logs of the runs that execute here.
         executor: Executes runs here.
         dispatcher: Brings runs to executors.
+        deadlines: How long runs may take.
     """
 
     def __init__(
@@ -89,6 +114,7 @@ class RunService:
         logs: EventLogs,
         executor: Executor,
         dispatcher: Dispatcher,
+        deadlines: Deadlines,
     ) -> None:
         self._graphs = graphs
         self._assistants = {entry.assistant_id: entry for entry in graphs.values()}
@@ -100,6 +126,7 @@ class RunService:
         self._logs = logs
         self._executor = executor
         self._dispatcher = dispatcher
+        self._deadlines = deadlines
         self._is_open = True
         self._draining: asyncio.Task[None] | None = None
 
@@ -126,6 +153,7 @@ class RunService:
             raise NotReady("the service is going down; try again in a moment", "draining")
         entry = self._entry(request.assistant_id)
         kwargs = checked(entry, request)
+        seconds = self._deadlines.of(request)
         reserved = await self._reserved(tenant, thread_id, idempotency)
         ids = (reserved.thread_id, reserved.run_id)
         if idempotency is not None:
@@ -134,7 +162,7 @@ class RunService:
                 return StartedRun(tenant, known)
             if reserved.is_accepted:
                 raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
-        record = _record(ids, entry, request, kwargs)
+        record = _record(ids, entry, request, kwargs, seconds)
         answers = ""
         if thread_id is not None:
             answers = await self._check_thread(tenant, thread_id, request)
@@ -370,9 +398,8 @@ def _is_uuid(text: str) -> bool:
     return True
 
 
-def _record(ids: tuple[str, str], entry: GraphEntry, request: RunRequest, kwargs: dict[str, Any]) -> RunRecord:
+def _record(ids: tuple[str, str], entry: GraphEntry, request: RunRequest, kwargs: dict[str, Any], seconds: float) -> RunRecord:
     now = datetime.now(UTC)
-    seconds = request.after + (BACKGROUND_DEADLINE if request.is_background else DEADLINE)
     return RunRecord(
         run_id=ids[1],
         thread_id=ids[0],
@@ -381,7 +408,7 @@ def _record(ids: tuple[str, str], entry: GraphEntry, request: RunRequest, kwargs
         status="pending",
         created_at=now,
         updated_at=now,
-        deadline_at=now + timedelta(seconds=seconds),
+        deadline_at=now + timedelta(seconds=request.after + seconds),
         metadata=request.metadata,
         multitask_strategy=request.multitask_strategy,
         kwargs=kwargs,

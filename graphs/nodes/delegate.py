@@ -27,7 +27,7 @@ def delegate_to(name: str) -> Node:
 
     async def delegate(state: SupervisorState, runtime: Runtime[RunContext]) -> SupervisorState:
         result = await runtime.context.runner.run(task_for(name, state, runtime.context))
-        return _took_part(name, state, result, runtime.context.run_id)
+        return _took_part(name, state, result, runtime.context.scope.run_id)
 
     return delegate
 
@@ -41,9 +41,10 @@ def task_for(name: str, state: SupervisorState, context: RunContext) -> AgentTas
         history=tuple(state["messages"]),
         customer=Customer(customer.get("id"), customer.get("tier", "standard"), customer.get("locale")),
         language=state["language"],
-        deadline=context.deadline,
-        tenant=context.tenant,
-        run_id=context.run_id,
+        deadline=context.scope.deadline,
+        standing=context.scope.standing(),
+        is_streamed=context.scope.is_streamed,
+        run_id=context.scope.run_id,
         draft=draft["text"] if draft else None,
         critique=state.get("critique") if draft else None,  # another's critique means nothing to this specialist
         decided=tuple(ToolUse(**finding) for finding in state["findings"] if finding["tool"] in irreversible),

@@ -34,7 +34,9 @@ async def reflect(state: SupervisorState, runtime: Runtime[RunContext]) -> Super
     )
     with context.tracer.span("chain", "reflect", input=draft["text"]) as span:
         try:
-            reply = await context.gateway.complete(ModelRequest("reasoning", prompt), context.deadline.within(REFLECTION_TIMEOUT))
+            reply = await context.gateway.complete(
+                ModelRequest("reasoning", prompt, standing=context.scope.standing()), context.scope.deadline.within(REFLECTION_TIMEOUT)
+            )
         except (ResilienceError, DependencyError) as exc:
             span.update(error=exc.code)
             return {"critique": "", "degraded": [*state["degraded"], Degraded(what="reflection", why=exc.code)]}

@@ -42,7 +42,7 @@ async def respond(state: SupervisorState, runtime: Runtime[RunContext]) -> Super
     if escalation is not None:
         text = _FAREWELLS[state.get("language", "en"), _manner(escalation["reason"])]
         # Made from the run, so that a step that is run again writes the same message and not a second one.
-        message = AIMessage(text, id=str(uuid5(NAMESPACE_OID, f"{runtime.context.run_id}:respond")), name="supervisor")
+        message = AIMessage(text, id=str(uuid5(NAMESPACE_OID, f"{runtime.context.scope.run_id}:respond")), name="supervisor")
         return {
             "messages": [message],
             "answer": text,

@@ -130,8 +130,14 @@ async def _by_model(state: SupervisorState, offered: list[str], degraded: list[D
             prompt = [*prompt, HumanMessage(f"Your answer was not usable: {fault}. Answer again, with the JSON only.")]
         try:
             reply = await context.gateway.complete(
-                ModelRequest("routing", tuple(prompt), response_schema=RoutingDecision.schema_for(choices), schema_name="routing"),
-                context.deadline.within(ROUTING_TIMEOUT),
+                ModelRequest(
+                    "routing",
+                    tuple(prompt),
+                    response_schema=RoutingDecision.schema_for(choices),
+                    schema_name="routing",
+                    standing=context.scope.standing(is_under_way=bool(state["visits"])),
+                ),
+                context.scope.deadline.within(ROUTING_TIMEOUT),
             )
         except (ResilienceError, DependencyError) as exc:
             out = escalate("model_unavailable", "The model that routes is out of reach.")

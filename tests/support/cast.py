@@ -16,7 +16,7 @@ from agents.runner import AgentRunner
 from agents.spec import AgentSpec
 from agents.tracing import NullTracer, RunTrace, Span, SpanKind
 from agents.usage import Usage
-from graphs.context import RunContext
+from graphs.context import RunContext, RunScope
 from resilience.deadline import Deadline
 from resilience.registry import PolicyRegistry
 from tests.support.virtual_time import LoopClock
@@ -102,7 +102,9 @@ class Cast:
     def context(self, run_id: str = "run-1", seconds: float = 60.0) -> RunContext:
         """The means of a run that has this long."""
         deadline = Deadline.after(seconds, LoopClock())
-        return RunContext(run_id, "default", deadline, self.specialists, self.is_available, self.runner, self.gateway, self.tracer)
+        return RunContext(
+            RunScope(run_id, "default", deadline), self.specialists, self.is_available, self.runner, self.gateway, self.tracer
+        )
 
     def _model(self, role: str, lines: Sequence[Line] | None) -> ScriptedChatModel:
         return ScriptedChatModel(lines=[AssertionError(f"nobody was to ask {role}")] if lines is None else list(lines))

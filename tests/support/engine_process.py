@@ -103,5 +103,5 @@ def _entry(graph_id: str, graph: StateGraph[Any]) -> GraphEntry:
         as_input=SupervisorRequest.as_input,
         shown=None,
         recursion_limit=RECURSION_LIMIT,
-        make_context=lambda run_id, tenant, deadline: None,
+        make_context=lambda scope: None,
     )

@@ -13,6 +13,7 @@ from agents.models.scripted import calls
 from agents.spec import AgentSpec
 from agents.task import AgentResult, AgentTask, Customer
 from agents.tools.base import Effect, ToolContext, ToolError, tool
+from resilience.context import Standing
 from resilience.deadline import Deadline
 from tests.support.cast import Cast
 from tests.support.virtual_time import LoopClock
@@ -67,7 +68,7 @@ def task(spec: AgentSpec, **changes: Any) -> AgentTask:
         "customer": Customer("C-1"),
         "language": "en",
         "deadline": Deadline.after(60.0, LoopClock()),
-        "tenant": "acme",
+        "standing": Standing("acme"),
         "run_id": "run-1",
     }
     return AgentTask(**{**given, **changes})

@@ -6,6 +6,7 @@ from langchain_core.messages import AnyMessage, HumanMessage
 from agents.models.scripted import Line
 from agents.spec import AgentSpec
 from agents.task import AgentResult, AgentTask, Customer
+from resilience.context import Standing
 from resilience.deadline import Deadline
 from tests.support.cast import Cast
 from tests.support.lexicon import Toolbox, lexicon
@@ -34,7 +35,7 @@ def run_specialist() -> RunSpecialist:
             customer=Customer(customer),
             language=language,
             deadline=Deadline.after(60.0, LoopClock()),
-            tenant="default",
+            standing=Standing("default"),
             run_id="run-1",
         )
         return await cast.runner.run(task)

@@ -1,0 +1,90 @@
+"""What the routes that create runs have in common: the headers that say how, and the one way from a body to a run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import Depends, Header, Request
+
+from app.api.deps import ServicesDep, TenantDep
+from app.api.schemas import RunCreate, StatelessRunCreate
+from app.runs.request import RunRequest
+from app.runs.service import StartedRun
+from resilience.context import Priority
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="The same key and body within 24 hours are the same run; another body is a 409."),
+]
+DeadlineMs = Annotated[
+    int | None,
+    Header(ge=1, description="Milliseconds from now within which the run must have ended. Default and maximum are the service's."),
+]
+PriorityName = Annotated[
+    Literal["interactive", "default", "batch"] | None,
+    Header(description="Who goes first where runs wait. Default: `batch` for runs in the background, else `default`."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A request that creates a run."""
+
+    request: Request
+    services: ServicesDep
+    tenant: TenantDep
+    idempotency_key: IdempotencyKey = None
+    x_deadline_ms: DeadlineMs = None
+    x_priority: PriorityName = None
+
+    async def start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool = True, is_background: bool = False) -> StartedRun:
+        """Accept the run; see `RunService.start`. A caller who does not stream has nothing logged unless a mode was named."""
+        wanted = self._request(body, streams=streams, is_background=is_background)
+        thread = str(thread_id) if thread_id is not None else None
+        return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body))
+
+    def _request(self, body: RunCreate, *, streams: bool, is_background: bool) -> RunRequest:
+        if body.webhook is not None:
+            self.services.check_webhook(body.webhook, self.tenant)
+        checkpoint_id = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)
+        usual = Priority.BATCH if is_background else Priority.DEFAULT
+        return RunRequest(
+            assistant_id=body.assistant_id,
+            input=body.input,
+            command=body.command.model_dump(exclude_unset=True) if body.command else None,
+            metadata=dict(body.metadata or {}),
+            stream_mode=tuple(body.stream_mode) if streams or "stream_mode" in body.model_fields_set else (),
+            stream_subgraphs=body.stream_subgraphs,
+            stream_resumable=body.stream_resumable,
+            interrupt_before=_nodes(body.interrupt_before),
+            interrupt_after=_nodes(body.interrupt_after),
+            checkpoint_id=checkpoint_id,
+            multitask_strategy=body.multitask_strategy,
+            if_not_exists=body.if_not_exists,
+            durability=body.durability,
+            tags=tuple(body.config.tags),
+            recursion_limit=body.config.recursion_limit,
+            keep_thread=not isinstance(body, StatelessRunCreate) or body.on_completion == "keep",
+            after=body.after_seconds,
+            webhook=body.webhook or "",
+            is_background=is_background,
+            deadline=self.x_deadline_ms / 1000 if self.x_deadline_ms is not None else None,
+            priority=Priority[self.x_priority.upper()] if self.x_priority is not None else usual,
+        )
+
+    def _idempotency(self, body: RunCreate) -> tuple[str, str] | None:
+        """The key and what it stands for: route and body."""
+        if self.idempotency_key is None:
+            return None
+        whole = f"{self.request.url.path}\n{body.model_dump_json(exclude_unset=True)}"
+        return self.idempotency_key, hashlib.sha256(whole.encode()).hexdigest()
+
+
+NewRunDep = Annotated[NewRun, Depends()]
+
+
+def _nodes(names: list[str] | str) -> tuple[str, ...] | str:
+    return names if isinstance(names, str) else tuple(names)
