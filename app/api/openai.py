@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -11,16 +12,22 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, JsonValue
 
 from app.api.deps import Services, ServicesDep, TenantDep
-from app.api.new_run import NewRunDep
+from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import openai_responses
 from app.api.runs import run_path
 from app.api.schemas import StatelessRunCreate
 from app.api.sse import HEARTBEAT, HEARTBEAT_FRAME, event_stream
 from app.errors import AppError, NotFound, NotReady
 from app.runs.events import LogReader
+from app.runs.executor import Outcome
 from app.runs.service import Drained, StartedRun
 from app.storage.errors import StorageUnavailable
 from app.threads.plain import to_plain
+
+LOOK_EVERY = 0.5
+"""How often a completion that is not streamed looks whether its caller is still there, seconds."""
+CALLER_LEFT = 499
+"""Status of an answer that nobody reads, as nginx logs it."""
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses=openai_responses(401, 503))
 
@@ -117,16 +124,31 @@ async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) ->
         reader = await services.runs.reader(tenant, started.record, after=0)
         return event_stream(_chunks(services, started, reader, body), where)
     try:
-        outcome = await services.runs.outcome(tenant, started.record)
+        outcome = await _outcome(new, started)
     except Drained:
         services.runs.leave(tenant, started.record)  # nobody could fetch its answer
         raise NotReady("the service is going down; try again in a moment", "draining") from None
+    if outcome is None:
+        services.runs.leave(tenant, started.record)
+        return Response(status_code=CALLER_LEFT)
     if outcome.error is not None:
         raise RunFailed(outcome.error["message"], outcome.error["code"])
     usage = _usage(outcome.values)
     message = {"role": "assistant", "content": _answer(outcome.values)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return JSONResponse({**_head(started, body.model, "chat.completion"), "choices": [choice], "usage": usage}, headers=where)
+
+
+async def _outcome(new: NewRun, started: StartedRun) -> Outcome | None:
+    """How the run ends; None: its caller has left."""
+    waiting = asyncio.create_task(new.services.runs.outcome(started.tenant, started.record))
+    try:
+        while not (await asyncio.wait([waiting], timeout=LOOK_EVERY))[0]:
+            if await new.request.is_disconnected():
+                return None
+        return waiting.result()
+    finally:
+        waiting.cancel()
 
 
 async def _chunks(services: Services, started: StartedRun, reader: LogReader, body: ChatCompletionRequest) -> AsyncIterator[bytes]:
