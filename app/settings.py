@@ -45,10 +45,11 @@ HttpUrl = Annotated[str, _url(("http", "https"))]
 
 
 class ServerSettings(_Settings):
-    """Where the service listens, keeps its data and writes its log."""
+    """Where the service listens, keeps its data and writes its log; `metrics_port` is a worker's, which has no other."""
 
     host: str = Field("127.0.0.1", alias="HOST", min_length=1)
     port: int = Field(8000, alias="PORT", ge=0, le=65535)
+    metrics_port: int | None = Field(None, alias="METRICS_PORT", ge=1, le=65535)
     data_dir: Path = Field(Path(".data"), alias="DATA_DIR")
     log_level: str = Field("INFO", alias="LOG_LEVEL", pattern=r"(?i)^(debug|info|warning|error|critical)$")
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from app.bootstrap import run, running
 from app.settings import Settings
 from app.telemetry.logging import get_logger
+from app.telemetry.metrics import Metrics
 from graphs.registry import GraphEntry
 
 
@@ -23,10 +25,17 @@ async def work(settings: Settings, more: Sequence[GraphEntry] = ()) -> None:
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sig, stopping.set)
-    async with running(settings, always_executes=True, more=more):
-        get_logger().info("worker_ready")
-        await stopping.wait()
-        get_logger().info("worker_draining")
+    async with running(settings, always_executes=True, more=more) as services:
+        with _metrics(services.metrics, settings):
+            get_logger().info("worker_ready")
+            await stopping.wait()
+            get_logger().info("worker_draining")
+
+
+def _metrics(metrics: Metrics, settings: Settings) -> AbstractContextManager[None]:
+    """The worker's metrics page, if it was given a port for it."""
+    host, port = settings.server.host, settings.server.metrics_port
+    return metrics.serving(host, port) if port is not None else nullcontext()
 
 
 def main() -> None:

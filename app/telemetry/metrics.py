@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from agents.usage import Usage
@@ -123,6 +123,21 @@ class Metrics:
     def trace_dropped(self, spans: int = 1) -> None:
         """Spans were lost on the way to the tracing backend."""
         self._dropped.inc(spans)
+
+    @contextmanager
+    def serving(self, host: str, port: int) -> Iterator[None]:
+        """Serve the page of `GET /metrics` from a thread of its own while the block lasts.
+
+        Raises:
+            OSError: Nobody can listen there.
+        """
+        server, thread = start_http_server(port, host, registry=self._registry)
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     def render(self) -> bytes:
         """The page of `GET /metrics`; its media type is `CONTENT_TYPE`."""

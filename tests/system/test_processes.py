@@ -12,11 +12,13 @@ import pytest
 from tests.support.fleet import Fleet, wait_until
 from tests.support.protocol import TERMINAL, Event, brisk, events, follow, new_thread, resumes
 from tests.support.redis_server import RedisServer, short_directory
+from tests.support.service import free_port
 from tests.support.webhook_receiver import Answer, WebhookReceiver, verify
 
 SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMgbG9uZyE="
 MODES = ["values", "custom", "messages-tuple"]
 LIMIT = 15.0
+METRICS_PORT = free_port()
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, receiver: WebhookReceiver
         fleet = Fleet(folder, redis.url, LEASE_SECONDS="2", **allowed)
         try:
             urls = [fleet.gateway().url, fleet.gateway().url]
-            for _ in range(2):
-                fleet.worker()
+            fleet.worker()
+            fleet.worker(METRICS_PORT=str(METRICS_PORT))
             with httpx.Client(base_url=urls[0], timeout=60) as first, httpx.Client(base_url=urls[1], timeout=60) as second:
                 yield first, second
         finally:
@@ -208,3 +210,14 @@ def test_a_webhook_that_was_given_up_is_listed(gateways: tuple[httpx.Client, htt
     (letter,) = second.get("/webhooks/dead-letters").json()
 
     assert (letter["run_id"], letter["url"], letter["why"], letter["attempts"]) == (run_id, receiver.url, "status_410", 1)
+
+
+def test_a_worker_counts_what_it_executes(gateways: tuple[httpx.Client, httpx.Client]) -> None:
+    """It serves the same page as the service does, on a port of its own."""
+    first, _ = gateways
+
+    def worked() -> bool:
+        first.post("/runs/wait", json=brisk("hello")).raise_for_status()
+        return 'capataz_runs_total{graph="brisk",status="success"}' in httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text
+
+    wait_until(worked, LIMIT)

@@ -85,7 +85,8 @@ def test_the_worker_is_the_app_without_http() -> None:
     """Same image and same settings; what the app accepts, a worker executes."""
     app, worker = SERVICES["app"], SERVICES["worker"]
 
-    assert app["environment"] == {**worker["environment"], "EXECUTION": "workers"}
+    shared = {name: value for name, value in worker["environment"].items() if name != "METRICS_PORT"}
+    assert app["environment"] == {**shared, "EXECUTION": "workers"}
     assert (worker["build"], worker["command"]) == (app["build"], ["python", "-m", "app.worker"])
     assert "ports" not in worker
 
@@ -182,11 +183,12 @@ def test_the_dashboard_shows_metrics_that_exist() -> None:
 
 def test_prometheus_and_grafana_point_at_each_other() -> None:
     """The scrape target, the data source and the dashboard folder are those of docker-compose.yml."""
-    scrape = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text("utf-8"))["scrape_configs"][0]
+    scrape, workers = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text("utf-8"))["scrape_configs"]
     provisioning = ROOT / "deploy" / "grafana" / "provisioning"
     source = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text("utf-8"))["datasources"][0]
     provider = yaml.safe_load((provisioning / "dashboards" / "capataz.yml").read_text("utf-8"))["providers"][0]
 
     assert scrape["static_configs"][0]["targets"] == ["app:8000"]
+    assert workers["dns_sd_configs"] == [{"names": ["worker"], "type": "A", "port": int(SERVICES["worker"]["environment"]["METRICS_PORT"])}]
     assert source["url"] == "http://prometheus:9090"
     assert any(provider["options"]["path"] in mount for mount in SERVICES["grafana"]["volumes"])
