@@ -55,12 +55,15 @@ class OutputInvalid(PermanentError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+        # Garbage and silence come from the provider; a refusal or the token limit come from what was asked.
+        self.is_illness = reason in ("garbage", "empty")
 
 
 class StreamBroken(PermanentError):
     """The stream broke after its first visible token, so nobody may start it again."""
 
     code = "model_stream_broken"
+    is_illness = True
 
 
 class AgentError(Exception):

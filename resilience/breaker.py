@@ -1,82 +1,24 @@
-"""A dependency that keeps failing is left alone for a while."""
+"""A dependency that keeps failing, or keeps everybody waiting, is left alone for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
+from random import Random
 
 import pybreaker
 
+from resilience.breaker_rules import BreakerSettings, BreakerSnapshot, BreakerState, MovedBy
 from resilience.clock import Clock, SystemClock
-from resilience.context import CallContext
-from resilience.errors import AttemptTimedOut, CircuitOpen, Throttled, TransientError
+from resilience.context import CallContext, Output
+from resilience.errors import CircuitOpen
 from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent, why
 from resilience.policy import Call, T
 from resilience.rolling import RollingCounts
 
+__all__ = ["Breaker", "BreakerSettings", "BreakerSnapshot", "BreakerState", "MovedBy"]
 
-class BreakerState(StrEnum):
-    """Closed lets through, open refuses, half_open tries, isolated is open by hand until it is released."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
-    ISOLATED = "isolated"
-
-
-def is_ill(error: Exception) -> bool:
-    """Whether `error` says that the dependency is ill: it broke or hung. "Too many requests" is not illness (design D7)."""
-    return isinstance(error, TransientError | AttemptTimedOut) and not isinstance(error, Throttled)
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerSettings:
-    """When one dependency is left alone, and for how long. Either rule opens.
-
-    Args:
-        consecutive_failures: Opens after this many failures in a row.
-        failure_rate: Opens on a failure that brings the share of failures in `window` to this, 0..1.
-        window: How far back the rate looks, seconds.
-        minimum_calls: Fewest results in `window` for the rate to mean anything.
-        open_time: Seconds until an open breaker lets a probe through.
-        probes: Most probes under way at once; the first that succeeds closes, the first that fails opens again.
-        counts: Which errors are failures. All others are neutral: neither failure nor success.
-    """
-
-    consecutive_failures: int = 5
-    failure_rate: float = 0.5
-    window: float = 30.0
-    minimum_calls: int = 10
-    open_time: float = 30.0
-    probes: int = 1
-    counts: Callable[[Exception], bool] = is_ill
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerSnapshot:
-    """A breaker at one moment, for display.
-
-    Args:
-        dependency: Whose breaker it is.
-        state: Its state.
-        is_admitting: Whether it would let a call through now.
-        consecutive_failures: Failures since the last success.
-        recent_calls: Results in the window, neutral ones left out.
-        recent_failures: The failures among them.
-        retry_in: Seconds until a probe may pass; 0.0 unless open.
-        last_failure: Code of the last failure; None: there was none.
-    """
-
-    dependency: str
-    state: BreakerState
-    is_admitting: bool
-    consecutive_failures: int
-    recent_calls: int
-    recent_failures: int
-    retry_in: float
-    last_failure: str | None
+_MAX_DOUBLINGS = 30
+"""Beyond this the cap has long won, and the power would only grow."""
 
 
 class Breaker:
@@ -88,13 +30,14 @@ class Breaker:
     Args:
         dependency: Whose breaker it is.
         settings: Its rules.
-        clock: Measures window and open time.
+        clock: Measures calls, window and open time.
+        rng: Source of the jitter.
         listener: Hears of transitions and rejections.
 
     Raises:
         CircuitOpen: Not admitted; `retry_after` is set while open and None where nobody can know.
 
-    Source: ADR-0004 (why pybreaker's state machine, driven from outside).
+    Source: ADR-0004 (why pybreaker's state machine, driven from outside), ADR-0017 (what processes tell each other).
     """
 
     def __init__(
@@ -103,17 +46,25 @@ class Breaker:
         settings: BreakerSettings | None = None,
         *,
         clock: Clock | None = None,
+        rng: Random | None = None,
         listener: Listener | None = None,
     ) -> None:
         self._dependency = dependency
         self._settings = settings = settings or BreakerSettings()
         self._clock = clock or SystemClock()
+        self._rng = rng or Random()
         self._tell = Broadcast(listener)
-        self._machine = pybreaker.CircuitBreaker(fail_max=settings.consecutive_failures, throw_new_error_on_trip=False)
+        self._machine = pybreaker.CircuitBreaker(
+            fail_max=settings.consecutive_failures, success_threshold=settings.probes, throw_new_error_on_trip=False
+        )
         self._recent = RollingCounts(settings.window)
         self._state = BreakerState.CLOSED
+        self._by = MovedBy.HERE
+        self._why = ""
         self._era = 0  # grows with every change of state; a call's result counts only in the era that admitted it
-        self._opened_at = 0.0
+        self._moved_at = self._clock.monotonic()
+        self._until = 0.0
+        self._openings = 0
         self._probing = 0
         self._last_failure: str | None = None
 
@@ -140,39 +91,60 @@ class Breaker:
         """Seconds until a probe may pass; 0.0 unless open."""
         if self._state is not BreakerState.OPEN:
             return 0.0
-        return max(0.0, self._opened_at + self._settings.open_time - self._clock.monotonic())
+        return max(0.0, self._until - self._clock.monotonic())
 
     def snapshot(self) -> BreakerSnapshot:
         """How it stands now."""
-        calls, failures = self._recent.totals(self._clock.monotonic())
+        now = self._clock.monotonic()
+        recent = self._recent.totals(now)
         return BreakerSnapshot(
             dependency=self._dependency,
             state=self._state,
+            since=now - self._moved_at,
+            by=self._by,
+            why=self._why,
             is_admitting=self.is_admitting,
             consecutive_failures=self._machine.fail_counter,
-            recent_calls=calls,
-            recent_failures=failures,
+            recent_calls=recent.calls,
+            recent_failures=recent.failures,
+            recent_slow=recent.slow,
             retry_in=self.retry_in(),
+            openings=self._openings,
             last_failure=self._last_failure,
         )
 
     def isolate(self) -> None:
         """Refuse every call until `release`."""
-        if self._state is BreakerState.ISOLATED:
-            return
-        self._machine.open()
-        self._move(BreakerState.ISOLATED, self._dependency, "by_hand")
+        self._isolate(MovedBy.HAND, "by_hand")
 
     def release(self) -> None:
-        """Let calls through again, whether isolated, open or half_open."""
-        if self._state is BreakerState.CLOSED:
-            return
-        self._machine.close()
-        self._move(BreakerState.CLOSED, self._dependency, "by_hand")
+        """Let calls through again, whether isolated, open or half_open, and forget how often it has opened."""
+        self._close(MovedBy.HAND, "by_hand", 0)
+
+    def adopt(self, state: BreakerState, *, seconds: float = 0.0, openings: int = 0, reason: str = "") -> None:
+        """Go where another process of the fleet has gone.
+
+        Args:
+            state: Closed, open or isolated. Half open is each process's own: nothing happens.
+            seconds: For how much longer an open breaker refuses; none left: nothing happens.
+            openings: How many openings in a row the other has counted.
+            reason: Why the other moved.
+        """
+        if state is BreakerState.ISOLATED:
+            self._isolate(MovedBy.FLEET, reason)
+        elif state is BreakerState.CLOSED:
+            self._close(MovedBy.FLEET, reason, openings)
+        elif state is BreakerState.OPEN and seconds > 0.0:
+            self._openings = openings
+            self._until = self._clock.monotonic() + self._jittered(min(seconds, self._settings.open_time_cap))
+            if self._state is not BreakerState.OPEN:
+                self._machine.open()
+                self._move(BreakerState.OPEN, self._dependency, reason, MovedBy.FLEET)
 
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run the call if it is admitted, and learn from how it ends."""
         era = self._admit(ctx)
+        watch = _Stopwatch(self._clock, ctx.output) if self._settings.slow_call is not None else None
         try:
             result = await call(ctx)
         except Exception as exc:
@@ -181,9 +153,11 @@ class Breaker:
             raise
         else:
             if era == self._era:
-                self._succeed(ctx)
+                self._succeed(ctx, is_slow=watch is not None and watch.seconds() >= (self._settings.slow_call or 0.0))
             return result
         finally:
+            if watch is not None:
+                watch.stop()
             if era == self._era and self._state is BreakerState.HALF_OPEN:
                 self._probing -= 1
 
@@ -198,10 +172,17 @@ class Breaker:
             self._probing += 1
         return self._era
 
-    def _succeed(self, ctx: CallContext) -> None:
-        self._recent.add(self._clock.monotonic(), is_failure=False)
+    def _succeed(self, ctx: CallContext, *, is_slow: bool) -> None:
+        if is_slow and self._state is BreakerState.HALF_OPEN:
+            return  # neither well nor ill: the place is free for another probe
+        now = self._clock.monotonic()
+        self._recent.add(now, is_slow=is_slow)
         self._machine.call(_nothing)
-        self._follow(ctx, "probe_succeeded")
+        if is_slow:
+            recent = self._recent.totals(now)
+            if recent.calls >= self._settings.minimum_calls and recent.slow >= self._settings.slow_rate * recent.calls:
+                self._machine.open()
+        self._follow(ctx, "too_slow" if is_slow else "probes_succeeded")
 
     def _fail(self, error: Exception, ctx: CallContext) -> None:
         self._last_failure = why(error)
@@ -210,26 +191,73 @@ class Breaker:
         # pybreaker gets an error of ours, so that the caller's keeps its own traceback.
         with suppress(_Failure):
             self._machine.call(_fail)
-        calls, failures = self._recent.totals(now)
-        if calls >= self._settings.minimum_calls and failures >= self._settings.failure_rate * calls:
+        recent = self._recent.totals(now)
+        if recent.calls >= self._settings.minimum_calls and recent.failures >= self._settings.failure_rate * recent.calls:
             self._machine.open()
         self._follow(ctx, self._last_failure)
 
     def _follow(self, ctx: CallContext, reason: str) -> None:
         state = _STATES[self._machine.current_state]
-        if state is not self._state:
-            self._move(state, ctx.operation, reason)
+        if state is self._state:
+            return
+        if state is BreakerState.OPEN:
+            now = self._clock.monotonic()
+            is_forgotten = self._state is BreakerState.CLOSED and now - self._moved_at >= self._open_time()
+            self._openings = 1 if is_forgotten else self._openings + 1
+            self._until = now + self._jittered(self._open_time())
+        self._move(state, ctx.operation, reason)
 
-    def _move(self, state: BreakerState, operation: str, reason: str) -> None:
+    def _open_time(self) -> float:
+        """How long it refuses at this number of openings in a row, seconds, before jitter."""
+        doublings = min(max(0, self._openings - 1), _MAX_DOUBLINGS)
+        return min(self._settings.open_time_cap, self._settings.open_time * 2.0**doublings)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (1.0 - self._settings.jitter * self._rng.random())
+
+    def _isolate(self, by: MovedBy, reason: str) -> None:
+        if self._state is not BreakerState.ISOLATED:
+            self._machine.open()
+            self._move(BreakerState.ISOLATED, self._dependency, reason, by)
+
+    def _close(self, by: MovedBy, reason: str, openings: int) -> None:
+        self._openings = openings
+        if self._state is not BreakerState.CLOSED:
+            self._machine.close()
+            self._move(BreakerState.CLOSED, self._dependency, reason, by)
+
+    def _move(self, state: BreakerState, operation: str, reason: str, by: MovedBy = MovedBy.HERE) -> None:
         old, self._state = self._state, state
+        self._by, self._why = by, reason
         self._era += 1
         self._probing = 0
-        if state is BreakerState.OPEN:
-            self._opened_at = self._clock.monotonic()
+        self._moved_at = self._clock.monotonic()
         if state is BreakerState.CLOSED:
             self._recent = RollingCounts(self._settings.window)
-        fields = {"old": old.value, "new": state.value, "retry_in": self.retry_in(), "why": reason}
+        fields = {"old": old.value, "new": state.value, "retry_in": self.retry_in(), "why": reason, "by": by.value}
         self._tell(ResilienceEvent(EventKind.BREAKER_TRANSITION, operation, self._dependency, fields))
+
+
+class _Stopwatch:
+    """Measures how long a call takes to its first output, queues of ours left out."""
+
+    __slots__ = ("_begun", "_clock", "_first", "_held_back", "_output", "stop")
+
+    def __init__(self, clock: Clock, output: Output) -> None:
+        self._clock = clock
+        self._output = output
+        self._held_back = output.held_back
+        self._first: float | None = None
+        self.stop = output.on_start(self._mark)
+        self._begun = clock.monotonic()
+
+    def _mark(self) -> None:
+        self._first = self._clock.monotonic()
+
+    def seconds(self) -> float:
+        """Until the first output, else until now."""
+        end = self._first if self._first is not None else self._clock.monotonic()
+        return end - self._begun - (self._output.held_back - self._held_back)
 
 
 _STATES = {

@@ -83,9 +83,11 @@ class Bulkhead:
     async def _queue(self, ctx: CallContext) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        left = ctx.deadline.remaining()
         try:
-            async with asyncio.timeout(ctx.deadline.remaining()):
+            async with asyncio.timeout(left):
                 await waiter
+            ctx.output.held_back += left - ctx.deadline.remaining()
         except BaseException as exc:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)

@@ -39,9 +39,13 @@ class Output:
     Shared by all attempts of one operation. Once it has started nothing is retried, hedged or replaced by a
     fallback: the reader would see the beginning twice (design D6). Attempt timeouts end there too, since they bound
     the wait for the first output; the deadline stays.
+
+    Attributes:
+        held_back: Seconds that queues of ours have kept the operation waiting, over all its attempts; queues add to it.
     """
 
     def __init__(self) -> None:
+        self.held_back = 0.0
         self._started = False
         self._listeners: list[Callable[[], None]] = []
 

@@ -13,7 +13,8 @@
     │   └── Throttled           the dependency said "too many requests" (429): retried, never counted by a breaker
     └── PermanentError          will not work however often it is tried: our 4xx, a refusal, an exhausted quota
 
-Every class has a stable `code`; it is part of the public interface.
+Every class has a stable `code`; it is part of the public interface. `is_illness` says whether the error is a sign that its dependency
+is ill: a breaker counts those and no others.
 """
 
 
@@ -21,6 +22,7 @@ class ResilienceError(Exception):
     """A policy refused or gave up a call."""
 
     code = "resilience_error"
+    is_illness = False
 
     def __init__(self, operation: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{operation}: {message}")
@@ -62,6 +64,7 @@ class AttemptTimedOut(ResilienceError):
     """One attempt was cancelled because it took longer than `seconds`."""
 
     code = "attempt_timed_out"
+    is_illness = True
 
     def __init__(self, operation: str, seconds: float) -> None:
         super().__init__(operation, f"no result within {seconds:.3g} s")
@@ -81,6 +84,7 @@ class DependencyError(Exception):
     """A dependency failed; adapters raise its subclasses, with the original error as the cause."""
 
     code = "dependency_error"
+    is_illness = False
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -91,12 +95,14 @@ class TransientError(DependencyError):
     """It may work later. `retry_after`: seconds the dependency asked us to wait, if it did."""
 
     code = "dependency_unavailable"
+    is_illness = True
 
 
 class Throttled(TransientError):
     """The dependency wants fewer calls."""
 
     code = "dependency_throttled"
+    is_illness = False
 
 
 class PermanentError(DependencyError):

@@ -62,7 +62,7 @@ class PolicyRegistry:
     Args:
         settings: Rules that differ from the defaults.
         clock: Clock of every policy.
-        rng: Jitter of every retry.
+        rng: Jitter of every retry and every open time.
         listeners: Hear of every event.
     """
 
@@ -90,7 +90,7 @@ class PolicyRegistry:
         """The breaker that all callers of `dependency` share."""
         if dependency not in self._breakers:
             settings = _rules(self._settings.breakers, dependency)
-            self._breakers[dependency] = Breaker(dependency, settings, clock=self._clock, listener=self._listener)
+            self._breakers[dependency] = Breaker(dependency, settings, clock=self._clock, rng=self._rng, listener=self._listener)
         return self._breakers[dependency]
 
     def bulkhead(self, dependency: str) -> Bulkhead:

@@ -1,109 +1,20 @@
-"""A dependency that keeps failing is left alone for a while."""
+"""A dependency that keeps failing, or keeps everybody waiting, is left alone."""
 
-import asyncio
-from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from resilience.breaker import Breaker, BreakerSettings, BreakerState
-from resilience.context import CallContext
-from resilience.errors import (
-    AttemptTimedOut,
-    BulkheadFull,
-    CircuitOpen,
-    DeadlineExceeded,
-    PermanentError,
-    Throttled,
-    TransientError,
-)
+from resilience.context import CallContext, Output
+from resilience.errors import AttemptTimedOut, TransientError
 from resilience.events import EventKind, ResilienceEvent
-from resilience.testing import FakeClock, ScriptedCall, fail_then_return
-
-ILL = TransientError("503")
-NEUTRAL = [
-    Throttled("429", retry_after=1),
-    PermanentError("400"),
-    DeadlineExceeded("model:gpt-x"),
-    BulkheadFull("model:gpt-x", "full"),
-    ValueError("a bug"),
-]
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def make(clock: FakeClock, events: list[ResilienceEvent]) -> Callable[..., Breaker]:
-    def make(**settings) -> Breaker:
-        return Breaker("model:openai/gpt-x", BreakerSettings(**settings), clock=clock, listener=events.append)
-
-    return make
-
-
-async def play(breaker: Breaker, ctx: CallContext, *outcomes: Exception | None) -> None:
-    """One call after the other: None succeeds, an error is raised."""
-    for outcome in outcomes:
-        running = breaker.execute(ScriptedCall([outcome] if outcome else [], "answer"), ctx)
-        if outcome is None:
-            assert await running == "answer"
-        else:
-            with pytest.raises(type(outcome)) as caught:
-                await running
-            assert caught.value is outcome, "the breaker must hand the call's own error on"
-
-
-async def opened(make: Callable[..., Breaker], ctx: CallContext, **settings) -> Breaker:
-    breaker = make(**settings)
-    await play(breaker, ctx, *[ILL] * 5)
-    assert breaker.state is BreakerState.OPEN
-    return breaker
-
-
-async def refused(breaker: Breaker, ctx: CallContext) -> CircuitOpen:
-    call = fail_then_return(0, Exception(), "answer")
-    with pytest.raises(CircuitOpen) as caught:
-        await breaker.execute(call, ctx)
-    assert call.attempts == 0
-    return caught.value
-
-
-class Running:
-    """A call under way whose end the test decides."""
-
-    def __init__(self, breaker: Breaker, ctx: CallContext) -> None:
-        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.task = asyncio.create_task(breaker.execute(self._call, ctx))
-
-    async def _call(self, ctx: CallContext) -> str:
-        return await self.end
-
-    async def fail(self, error: Exception) -> None:
-        self.end.set_exception(error)
-        with pytest.raises(type(error)):
-            await self.task
-
-    async def succeed(self) -> None:
-        self.end.set_result("answer")
-        assert await self.task == "answer"
-
-    async def cancel(self) -> None:
-        self.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await self.task
-
-
-async def under_way(breaker: Breaker, ctx: CallContext) -> Running:
-    running = Running(breaker, ctx)
-    await asyncio.sleep(0)
-    return running
-
+from resilience.testing import FakeClock, fail_then_return
+from tests.support.breaking import ILL, NEUTRAL, MakeBreaker, opened, play, refused, under_way
 
 # --- closed -------------------------------------------------------------------------------------------------------------
 
 
-async def test_five_failures_in_a_row_open(make: Callable[..., Breaker], ctx: CallContext):
+async def test_five_failures_in_a_row_open(make: MakeBreaker, ctx: CallContext):
     """The sixth call never reaches the dependency; the error says when to come back."""
     breaker = make()
     await play(breaker, ctx, *[ILL] * 4)
@@ -117,7 +28,7 @@ async def test_five_failures_in_a_row_open(make: Callable[..., Breaker], ctx: Ca
     assert "model:openai/gpt-x is open" in str(error)
 
 
-async def test_a_timed_out_attempt_is_a_failure(make: Callable[..., Breaker], ctx: CallContext):
+async def test_a_timed_out_attempt_is_a_failure(make: MakeBreaker, ctx: CallContext):
     """A dependency that hangs is as ill as one that breaks."""
     breaker = make()
 
@@ -126,7 +37,7 @@ async def test_a_timed_out_attempt_is_a_failure(make: Callable[..., Breaker], ct
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_a_success_ends_the_row(make: Callable[..., Breaker], ctx: CallContext):
+async def test_a_success_ends_the_row(make: MakeBreaker, ctx: CallContext):
     """Four failures, a success and four failures are no five in a row."""
     breaker = make(minimum_calls=100)
 
@@ -136,7 +47,7 @@ async def test_a_success_ends_the_row(make: Callable[..., Breaker], ctx: CallCon
 
 
 @pytest.mark.parametrize("error", NEUTRAL, ids=lambda error: type(error).__name__)
-async def test_a_neutral_error_is_no_failure(make: Callable[..., Breaker], ctx: CallContext, error: Exception):
+async def test_a_neutral_error_is_no_failure(make: MakeBreaker, ctx: CallContext, error: Exception):
     """Refusals, limits, our own mistakes and our own haste say nothing about the dependency."""
     breaker = make()
 
@@ -147,7 +58,7 @@ async def test_a_neutral_error_is_no_failure(make: Callable[..., Breaker], ctx: 
 
 
 @pytest.mark.parametrize("error", NEUTRAL, ids=lambda error: type(error).__name__)
-async def test_a_neutral_error_is_no_success(make: Callable[..., Breaker], ctx: CallContext, error: Exception):
+async def test_a_neutral_error_is_no_success(make: MakeBreaker, ctx: CallContext, error: Exception):
     """It does not end a row of failures."""
     breaker = make()
 
@@ -156,7 +67,7 @@ async def test_a_neutral_error_is_no_success(make: Callable[..., Breaker], ctx: 
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_cancellation_is_neither(make: Callable[..., Breaker], ctx: CallContext):
+async def test_cancellation_is_neither(make: MakeBreaker, ctx: CallContext):
     """A customer who leaves opens nothing and heals nothing."""
     breaker = make()
     await play(breaker, ctx, *[ILL] * 4)
@@ -169,7 +80,7 @@ async def test_cancellation_is_neither(make: Callable[..., Breaker], ctx: CallCo
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_what_counts_is_a_setting(make: Callable[..., Breaker], ctx: CallContext):
+async def test_what_counts_is_a_setting(make: MakeBreaker, ctx: CallContext):
     """A specialist's breaker may count other errors than a provider's."""
     breaker = make(counts=lambda error: isinstance(error, ValueError))
 
@@ -180,7 +91,7 @@ async def test_what_counts_is_a_setting(make: Callable[..., Breaker], ctx: CallC
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_half_of_the_recent_calls_failing_opens(make: Callable[..., Breaker], ctx: CallContext):
+async def test_half_of_the_recent_calls_failing_opens(make: MakeBreaker, ctx: CallContext):
     """A steady error rate of one half opens at the tenth call, though no two failures follow each other."""
     breaker = make()
 
@@ -191,7 +102,7 @@ async def test_half_of_the_recent_calls_failing_opens(make: Callable[..., Breake
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_a_lower_rate_opens_nothing(make: Callable[..., Breaker], ctx: CallContext):
+async def test_a_lower_rate_opens_nothing(make: MakeBreaker, ctx: CallContext):
     """One failure in three is endured."""
     breaker = make()
 
@@ -200,7 +111,7 @@ async def test_a_lower_rate_opens_nothing(make: Callable[..., Breaker], ctx: Cal
     assert breaker.state is BreakerState.CLOSED
 
 
-async def test_too_few_calls_have_no_rate(make: Callable[..., Breaker], ctx: CallContext):
+async def test_too_few_calls_have_no_rate(make: MakeBreaker, ctx: CallContext):
     """Four failures in eight calls mean nothing yet."""
     breaker = make()
 
@@ -209,7 +120,7 @@ async def test_too_few_calls_have_no_rate(make: Callable[..., Breaker], ctx: Cal
     assert breaker.state is BreakerState.CLOSED
 
 
-async def test_the_rate_looks_back_no_further_than_its_window(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
+async def test_the_rate_looks_back_no_further_than_its_window(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
     """Failures of half a minute ago do not add up with those of now."""
     breaker = make()
     await play(breaker, ctx, *[None, ILL] * 4)
@@ -221,227 +132,142 @@ async def test_the_rate_looks_back_no_further_than_its_window(make: Callable[...
     assert (breaker.snapshot().recent_calls, breaker.snapshot().recent_failures) == (8, 4)
 
 
-# --- open and half open -------------------------------------------------------------------------------------------------
+# --- slow ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_open_counts_down(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """`retry_in` and the error's `retry_after` shrink with time; a breaker whose time has come admits again."""
-    breaker = await opened(make, ctx)
+class Lasting:
+    """A call that shows its first output after a while, if ever, and ends later."""
 
-    clock.advance(12)
+    def __init__(self, clock: FakeClock, seconds: float, first: float | None = None, held_back: float = 0.0) -> None:
+        self._clock, self._seconds, self._first, self._held_back = clock, seconds, first, held_back
 
-    assert breaker.retry_in() == 18
-    assert (await refused(breaker, ctx)).retry_after == 18
-    assert not breaker.is_admitting
-    clock.advance(18)
-    assert breaker.is_admitting
-    assert breaker.retry_in() == 0
+    async def __call__(self, ctx: CallContext) -> str:
+        ctx.output.held_back += self._held_back
+        if self._first is not None:
+            self._clock.advance(self._first)
+            ctx.output.start()
+        self._clock.advance(self._seconds - (self._first or 0.0))
+        return "answer"
 
 
-async def test_a_probe_that_succeeds_closes(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """Afterwards everything starts from zero: it takes five new failures to open again."""
-    breaker = await opened(make, ctx)
-    clock.advance(30)
+def again(ctx: CallContext) -> CallContext:
+    """The same call, made for another customer."""
+    return replace(ctx, output=Output())
 
-    await play(breaker, ctx, None)
 
+async def test_half_of_the_recent_calls_being_slow_opens(make: MakeBreaker, ctx: CallContext, clock: FakeClock, events):
+    """Nothing failed, but everybody waited: the tenth call opens, if it is slow itself."""
+    breaker = make(slow_call=2.0)
+    for _ in range(4):
+        await breaker.execute(Lasting(clock, 2.0), again(ctx))
+        await breaker.execute(Lasting(clock, 0.125), again(ctx))
+    await breaker.execute(Lasting(clock, 1.875), again(ctx))
+    assert breaker.snapshot().recent_slow == 4
     assert breaker.state is BreakerState.CLOSED
-    assert breaker.snapshot().recent_calls == 0
-    await play(breaker, ctx, *[ILL] * 4)
-    assert breaker.state is BreakerState.CLOSED
 
-
-async def test_a_probe_that_fails_opens_for_the_whole_time_again(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """One probe, one failure, another half minute."""
-    breaker = await opened(make, ctx)
-    clock.advance(30)
-
-    await play(breaker, ctx, ILL)
+    await breaker.execute(Lasting(clock, 2.0), again(ctx))
 
     assert breaker.state is BreakerState.OPEN
-    assert breaker.retry_in() == 30
+    assert events[-1].fields["why"] == "too_slow"
+    assert breaker.snapshot().last_failure is None
 
 
-@pytest.mark.parametrize("probes", [1, 3])
-async def test_only_so_many_probes_are_under_way(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock, probes: int):
-    """Of ten calls that arrive together, the others are refused; nobody can tell them when to come back."""
-    breaker = await opened(make, ctx, probes=probes)
-    clock.advance(30)
-    admitted = [await under_way(breaker, ctx) for _ in range(probes)]
+async def test_fewer_slow_calls_are_endured(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """One slow call in three opens nothing."""
+    breaker = make(slow_call=2.0)
 
-    assert breaker.state is BreakerState.HALF_OPEN
-    assert not breaker.is_admitting
-    for _ in range(10 - probes):
-        assert (await refused(breaker, ctx)).retry_after is None
+    for seconds in [0.1, 0.1, 2.5] * 20:
+        await breaker.execute(Lasting(clock, seconds), again(ctx))
 
-    for probe in admitted:
-        await probe.succeed()
+    assert breaker.state is BreakerState.CLOSED
+
+
+async def test_no_call_is_slow_unless_a_limit_is_set(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """The default measures nothing."""
+    breaker = make(window=3600.0)
+
+    for _ in range(20):
+        await breaker.execute(Lasting(clock, 100.0), again(ctx))
+
+    assert breaker.snapshot().recent_slow == 0
     assert breaker.state is BreakerState.CLOSED
 
 
-@pytest.mark.parametrize("error", NEUTRAL, ids=lambda error: type(error).__name__)
-async def test_a_neutral_probe_decides_nothing_and_makes_room(
-    make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock, error: Exception
-):
-    """Still half open, and the next call is the probe."""
-    breaker = await opened(make, ctx)
+async def test_a_stream_is_as_slow_as_its_first_output(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """A long answer that began at once is not slow; one that began late is."""
+    breaker = make(slow_call=2.0, window=3600.0)
+
+    await breaker.execute(Lasting(clock, 60.0, first=0.5), again(ctx))
+    assert breaker.snapshot().recent_slow == 0
+    await breaker.execute(Lasting(clock, 60.0, first=2.5), again(ctx))
+
+    assert breaker.snapshot().recent_slow == 1
+
+
+async def test_waiting_in_a_queue_of_ours_is_not_slowness(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """The dependency is judged by its own time."""
+    breaker = make(slow_call=2.0)
+
+    await breaker.execute(Lasting(clock, 3.0, held_back=2.5), again(ctx))
+    await breaker.execute(Lasting(clock, 3.0, held_back=0.5), again(ctx))
+
+    assert breaker.snapshot().recent_slow == 1
+
+
+async def test_a_slow_failure_is_a_failure(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """It counts once."""
+    breaker = make(slow_call=2.0)
+
+    async def fail_late(ctx: CallContext) -> str:
+        clock.advance(5.0)
+        raise ILL
+
+    with pytest.raises(TransientError):
+        await breaker.execute(fail_late, ctx)
+
+    assert (breaker.snapshot().recent_failures, breaker.snapshot().recent_slow) == (1, 0)
+
+
+async def test_a_slow_probe_decides_nothing_and_makes_room(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """It works, so it does not open; it is slow, so it does not close. Three quick ones do."""
+    breaker = await opened(make, ctx, slow_call=2.0)
     clock.advance(30)
 
-    await play(breaker, ctx, error)
-
-    assert breaker.state is BreakerState.HALF_OPEN
-    assert breaker.is_admitting
-    await play(breaker, ctx, None)
-    assert breaker.state is BreakerState.CLOSED
-
-
-async def test_a_cancelled_probe_decides_nothing_and_makes_room(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """However many customers leave, the breaker neither closes nor gets stuck."""
-    breaker = await opened(make, ctx)
-    clock.advance(30)
-    for _ in range(10):
-        await (await under_way(breaker, ctx)).cancel()
-
-    assert breaker.state is BreakerState.HALF_OPEN
-    assert breaker.is_admitting
-
-
-# --- late results -------------------------------------------------------------------------------------------------------
-
-
-async def test_a_late_success_does_not_close(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """A call admitted before the opening says nothing about now, not even while a probe is due."""
-    breaker = make()
-    late = await under_way(breaker, ctx)
-    also_late = await under_way(breaker, ctx)
-    await play(breaker, ctx, *[ILL] * 5)
-
-    await late.succeed()
-    assert breaker.state is BreakerState.OPEN
-
-    clock.advance(30)
-    probe = await under_way(breaker, ctx)
-    await also_late.succeed()
-    assert breaker.state is BreakerState.HALF_OPEN
-    assert not breaker.is_admitting, "the late call must not free the probe's place"
-    await probe.succeed()
-
-
-async def test_a_late_failure_does_not_open_again(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """Failures of calls admitted before do not touch a breaker that has closed since."""
-    breaker = make()
-    late = [await under_way(breaker, ctx) for _ in range(5)]
-    await play(breaker, ctx, *[ILL] * 5)
-    clock.advance(30)
-    await play(breaker, ctx, None)
-
-    for call in late:
-        await call.fail(ILL)
+    for _ in range(5):
+        await breaker.execute(Lasting(clock, 2.5), again(ctx))
+    assert (breaker.state, breaker.is_admitting) == (BreakerState.HALF_OPEN, True)
+    for _ in range(3):
+        await breaker.execute(Lasting(clock, 0.125), again(ctx))
 
     assert breaker.state is BreakerState.CLOSED
-    assert breaker.snapshot().recent_calls == 0
-
-
-async def test_a_probe_of_an_earlier_half_open_is_late_too(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """It neither decides nor takes or frees a place in the next half open."""
-    breaker = await opened(make, ctx, probes=2)
-    clock.advance(30)
-    slow = await under_way(breaker, ctx)
-    await play(breaker, ctx, ILL)
-    clock.advance(30)
-    first, second = await under_way(breaker, ctx), await under_way(breaker, ctx)
-
-    await slow.fail(ILL)
-
-    assert breaker.state is BreakerState.HALF_OPEN
-    assert not breaker.is_admitting
-    await first.succeed()
-    await second.succeed()
-
-
-# --- by hand ------------------------------------------------------------------------------------------------------------
-
-
-async def test_an_isolated_breaker_refuses_until_it_is_released(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """No time ends it, and nobody can say when it will."""
-    breaker = make()
-    breaker.isolate()
-    clock.advance(3600)
-
-    assert breaker.state is BreakerState.ISOLATED
-    assert not breaker.is_admitting
-    assert breaker.retry_in() == 0
-    assert (await refused(breaker, ctx)).retry_after is None
-
-    breaker.release()
-    await play(breaker, ctx, None)
-    assert breaker.state is BreakerState.CLOSED
-
-
-async def test_a_call_under_way_does_not_end_isolation(make: Callable[..., Breaker], ctx: CallContext):
-    """Its result is late, whatever it is."""
-    breaker = make(consecutive_failures=1)
-    first, second = await under_way(breaker, ctx), await under_way(breaker, ctx)
-    breaker.isolate()
-
-    await first.succeed()
-    await second.fail(ILL)
-
-    assert breaker.state is BreakerState.ISOLATED
-
-
-async def test_an_open_breaker_can_be_isolated_and_released(make: Callable[..., Breaker], ctx: CallContext):
-    """By hand beats by rule, in both directions."""
-    breaker = await opened(make, ctx)
-
-    breaker.isolate()
-    assert breaker.state is BreakerState.ISOLATED
-    breaker.release()
-
-    assert breaker.state is BreakerState.CLOSED
-    await play(breaker, ctx, *[ILL] * 4)
-    assert breaker.state is BreakerState.CLOSED
-
-
-def test_doing_by_hand_what_is_done_tells_nobody(make: Callable[..., Breaker], events: list[ResilienceEvent]):
-    """Releasing a closed breaker and isolating an isolated one change nothing."""
-    breaker = make()
-
-    breaker.release()
-    breaker.isolate()
-    breaker.isolate()
-
-    assert [event.fields["new"] for event in events] == ["isolated"]
 
 
 # --- what others see ----------------------------------------------------------------------------------------------------
 
 
-async def test_every_transition_is_told_once(
-    make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock, events: list[ResilienceEvent]
-):
+async def test_every_transition_is_told_once(make: MakeBreaker, ctx: CallContext, clock: FakeClock, events: list[ResilienceEvent]):
     """With the states, the reason, and the operation that caused it."""
     breaker = await opened(make, ctx)
     clock.advance(30)
     await play(breaker, ctx, ILL)
-    clock.advance(30)
-    await play(breaker, ctx, None)
+    clock.advance(60)
+    await play(breaker, ctx, None, None, None)
     breaker.isolate()
     breaker.release()
 
     assert all(event.kind is EventKind.BREAKER_TRANSITION and event.dependency == "model:openai/gpt-x" for event in events)
     assert [(event.operation, *event.fields.values()) for event in events] == [
-        ("model:gpt-x", "closed", "open", 30, "dependency_unavailable"),
-        ("model:gpt-x", "open", "half_open", 0, "open_time_over"),
-        ("model:gpt-x", "half_open", "open", 30, "dependency_unavailable"),
-        ("model:gpt-x", "open", "half_open", 0, "open_time_over"),
-        ("model:gpt-x", "half_open", "closed", 0, "probe_succeeded"),
-        ("model:openai/gpt-x", "closed", "isolated", 0, "by_hand"),
-        ("model:openai/gpt-x", "isolated", "closed", 0, "by_hand"),
+        ("model:gpt-x", "closed", "open", 30, "dependency_unavailable", "here"),
+        ("model:gpt-x", "open", "half_open", 0, "open_time_over", "here"),
+        ("model:gpt-x", "half_open", "open", 60, "dependency_unavailable", "here"),
+        ("model:gpt-x", "open", "half_open", 0, "open_time_over", "here"),
+        ("model:gpt-x", "half_open", "closed", 0, "probes_succeeded", "here"),
+        ("model:openai/gpt-x", "closed", "isolated", 0, "by_hand", "hand"),
+        ("model:openai/gpt-x", "isolated", "closed", 0, "by_hand", "hand"),
     ]
 
 
-async def test_a_refusal_is_told(make: Callable[..., Breaker], ctx: CallContext, events: list[ResilienceEvent]):
+async def test_a_refusal_is_told(make: MakeBreaker, ctx: CallContext, events: list[ResilienceEvent]):
     """One event per refused call."""
     breaker = make()
     breaker.isolate()
@@ -465,19 +291,21 @@ async def test_a_listener_that_raises_disturbs_no_transition(ctx: CallContext, c
     assert breaker.state is BreakerState.OPEN
 
 
-async def test_a_snapshot_says_how_it_stands(make: Callable[..., Breaker], ctx: CallContext, clock: FakeClock):
-    """State, counts, time to wait and the last failure."""
-    breaker = make()
+async def test_a_snapshot_says_how_it_stands(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """State and since when, counts, time to wait and the last failure."""
+    breaker = make(slow_call=5.0)
     await play(breaker, ctx, None, ILL, AttemptTimedOut("model:gpt-x", 5))
+    clock.advance(2)
 
     snapshot = breaker.snapshot()
+    assert (snapshot.since, snapshot.by, snapshot.why, snapshot.openings) == (2, "here", "", 0)
 
     assert (snapshot.dependency, snapshot.state, snapshot.is_admitting) == ("model:openai/gpt-x", BreakerState.CLOSED, True)
-    assert (snapshot.consecutive_failures, snapshot.recent_calls, snapshot.recent_failures) == (2, 3, 2)
+    assert (snapshot.consecutive_failures, snapshot.recent_calls, snapshot.recent_failures, snapshot.recent_slow) == (2, 3, 2, 0)
     assert (snapshot.retry_in, snapshot.last_failure) == (0, "attempt_timed_out")
 
 
-async def test_the_error_of_the_call_is_handed_on_untouched(make: Callable[..., Breaker], ctx: CallContext):
+async def test_the_error_of_the_call_is_handed_on_untouched(make: MakeBreaker, ctx: CallContext):
     """The failure that opens is the dependency's own, with no trace of the breaker's machinery in it."""
     breaker = make(consecutive_failures=1)
     error = TransientError("503")
@@ -497,3 +325,10 @@ def test_a_fresh_breaker_knows_its_name_and_is_closed():
     assert breaker.dependency == "tool:find_order"
     assert breaker.is_admitting
     assert breaker.snapshot().last_failure is None
+
+
+@pytest.mark.parametrize("nonsense", [{"probes": 0}, {"consecutive_failures": 0}, {"open_time": 0.0}, {"open_time": 301.0}], ids=str)
+def test_rules_that_make_no_sense_are_refused(nonsense: dict[str, float]):
+    """A breaker that could never open, or never close, is a mistake."""
+    with pytest.raises(ValueError, match="a breaker needs"):
+        BreakerSettings(**nonsense)

@@ -175,6 +175,22 @@ async def test_provider_breaker_and_bulkhead():
     await asyncio.wait(tasks)
 
 
+async def test_a_full_bulkhead_makes_no_provider_slow():
+    """Twelve callers share two places, the last waits five seconds for a call that takes one: it is our queue that was slow."""
+    rules = BreakerSettings(slow_call=3.0, minimum_calls=2)
+    models = registry(breakers={"model": rules}, bulkheads={"model": BulkheadSettings(2, 10)})
+
+    async def lasting(ctx: CallContext) -> str:
+        await asyncio.sleep(1.0)
+        return "answer"
+
+    callers = [asyncio.create_task(models.provider_pipeline("model:a").execute(lasting, within(60))) for _ in range(12)]
+    assert await asyncio.gather(*callers) == ["answer"] * 12
+
+    assert now() == 6.0
+    assert models.breaker("model:a").snapshot().recent_slow == 0
+
+
 async def test_provider_breaker_and_attempt_timeout():
     """Hanging counts: two timed out attempts open, the third is refused."""
     hanging, models = Hanging(), registry()
