@@ -9,8 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from pydantic import SecretStr
+from redis.asyncio import Redis
 
 from agents.demo.company import help_centre
 from agents.models.adapter import LangChainModel
@@ -23,6 +25,7 @@ from agents.runner import AgentRunner
 from agents.tracing import NullTracer, Tracer
 from app import __version__
 from app.api.deps import ApiKeys, Services
+from app.guards.breakers import BreakerChanges, FleetBreakers, breaker_rules, log_transition
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
@@ -33,6 +36,7 @@ from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import DEFAULT_MODEL, ModelSettings, Settings, SettingsError
 from app.storage.errors import StorageError
+from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
 from app.storage.redis.embedded import EmbeddedRedis
@@ -99,9 +103,14 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
-        policies = PolicyRegistry(ResilienceSettings(off=settings.guards.off), listeners=[metrics.on_event])
+        changes = BreakerChanges()
+        rules = breaker_rules(settings.guards.breaker_open_time, settings.guards.slow_model_call)
+        policies = PolicyRegistry(
+            ResilienceSettings(off=settings.guards.off, breakers=rules), listeners=[metrics.on_event, log_transition, changes]
+        )
         gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
         runner = AgentRunner(gateway, policies, tracer)
+        breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
 
         def make_context(scope: RunScope) -> RunContext:
             return RunContext(scope, specialists, _is_available(policies), runner, gateway, tracer)
@@ -140,12 +149,27 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             runs=service,
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
             metrics=metrics,
+            breakers=breakers,
             check_storage=partial(ping, redis),
             outbox=outbox,
             check_webhook=lambda url, tenant: check_webhook(url, tenant, allowed, secrets),
             version=__version__,
             started_at=datetime.now(UTC),
         )
+
+
+async def _fleet_breakers(
+    policies: PolicyRegistry, changes: BreakerChanges, redis: Redis, specialists: SpecialistRegistry, stack: AsyncExitStack
+) -> FleetBreakers:
+    """Every breaker there is, and in step with the fleet before anything is served; the models' were made by the gateway."""
+    for spec in specialists.values():
+        policies.breaker(f"specialist:{spec.name}")
+        for tool in spec.tools:
+            policies.breaker(f"tool:{tool.name}")
+    breakers = FleetBreakers(policies, changes, BreakerBoard(redis, uuid4().hex))
+    await breakers.exchange()
+    stack.push_async_callback(_stop, asyncio.create_task(breakers.run(), name="breakers"))
+    return breakers
 
 
 def build_graphs(

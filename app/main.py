@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import assistants, health, openai, problems, runs, threads, webhooks
+from app.api import admin, assistants, health, openai, problems, runs, threads, webhooks
 from app.api.body_limit import BodyLimit
 from app.api.deps import Services
 from app.api.openapi import describe
@@ -51,6 +51,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     )
     for module in (threads, runs, assistants, webhooks, openai, health):
         app.include_router(module.router, max_body_size=MAX_BODY_BYTES)
+    if settings.access.admin_token is not None:  # without one, /admin is a path like any other that leads nowhere
+        app.include_router(admin.router(settings.access.admin_token), max_body_size=MAX_BODY_BYTES)
     problems.install(app)
     describe(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)

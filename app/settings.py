@@ -69,12 +69,22 @@ class StorageSettings(_Settings):
 
 
 class AccessSettings(_Settings):
-    """Who may call. Without keys everybody is tenant `default`, and then only from this machine, unless `allow_open`."""
+    """Who may call. Without keys everybody is tenant `default`, and then only from this machine, unless `allow_open`.
+
+    Without `admin_token` there are no routes for operators.
+    """
 
     api_keys: Annotated[Mapping[str, str], BeforeValidator(lambda value: _parse_keys(value))] = Field(
         default_factory=dict, alias="API_KEYS", repr=False
     )
     allow_open: bool = Field(False, alias="ALLOW_OPEN")
+    admin_token: SecretStr | None = Field(None, alias="ADMIN_TOKEN")
+
+    @model_validator(mode="after")
+    def _fit(self) -> AccessSettings:
+        if self.admin_token is not None and self.admin_token.get_secret_value() in self.api_keys:
+            raise ValueError("ADMIN_TOKEN is also one of the API_KEYS: set another one, tenants do not operate the service")
+        return self
 
 
 class ModelSettings(_Settings):
@@ -120,6 +130,8 @@ class GuardSettings(_Settings):
     deadline: float = Field(60.0, alias="DEADLINE_SECONDS", gt=0.0)
     maximum_deadline: float = Field(600.0, alias="MAX_DEADLINE_SECONDS", gt=0.0)
     background_deadline: float = Field(3600.0, alias="BACKGROUND_DEADLINE_SECONDS", gt=0.0)
+    breaker_open_time: float = Field(30.0, alias="BREAKER_OPEN_SECONDS", gt=0.0, le=3600.0)
+    slow_model_call: float = Field(5.0, alias="BREAKER_SLOW_SECONDS", ge=0.0)
     off: Annotated[frozenset[PolicyName], BeforeValidator(lambda value: _parse_policies(value))] = Field(
         frozenset(), alias="RESILIENCE_OFF"
     )

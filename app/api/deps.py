@@ -12,6 +12,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import Unauthenticated
+from app.guards.breakers import FleetBreakers
 from app.runs.service import RunService
 from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
@@ -57,6 +58,7 @@ class Services:
     outbox: WebhookOutbox
     assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id
     metrics: Metrics
+    breakers: FleetBreakers
     check_storage: Callable[[], Awaitable[None]]
     version: str
     started_at: datetime

@@ -14,7 +14,8 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `gen_ai_client_token_usage_total` | gen_ai_provider_name, gen_ai_request_model, role, gen_ai_token_type | tokens, `input` and `output` |
 | `capataz_model_cost_usd_total` | gen_ai_provider_name, gen_ai_request_model, role | money; 0 where the price is unknown |
 | `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
-| `capataz_breaker_open` | dependency | 1 while a breaker refuses calls (open or isolated), else 0 |
+| `capataz_breaker_transitions_total` | dependency, state, by | a breaker moved to `state`; `by`: `here`, `hand`, `fleet` |
+| `capataz_breaker_state` | dependency, state | 1 for the state that a breaker is in, 0 for the others |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
 | `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
@@ -33,6 +34,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from agents.usage import Usage
+from resilience.breaker import BreakerState
 from resilience.events import EventKind, ResilienceEvent
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -67,7 +69,10 @@ class Metrics:
         self._tokens = Counter("gen_ai_client_token_usage", "Tokens of model calls", (*_MODEL, "gen_ai_token_type"), registry=registry)
         self._cost = Counter("capataz_model_cost_usd", "Money spent on model calls", _MODEL, registry=registry)
         self._events = Counter("capataz_resilience_events", "What the policies did", ("kind", "dependency"), registry=registry)
-        self._breakers = Gauge("capataz_breaker_open", "Whether a breaker refuses calls", ("dependency",), registry=registry)
+        self._transitions = Counter(
+            "capataz_breaker_transitions", "Changes of a breaker's state", ("dependency", "state", "by"), registry=registry
+        )
+        self._breakers = Gauge("capataz_breaker_state", "The state that a breaker is in", ("dependency", "state"), registry=registry)
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
         self._redis = Counter(
             "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
@@ -110,7 +115,10 @@ class Metrics:
         """A policy did something; this is a `resilience.events.Listener`."""
         self._events.labels(event.kind, event.dependency).inc()
         if event.kind is EventKind.BREAKER_TRANSITION:
-            self._breakers.labels(event.dependency).set(event.fields["new"] in ("open", "isolated"))
+            new = event.fields["new"]
+            self._transitions.labels(event.dependency, new, event.fields["by"]).inc()
+            for state in BreakerState:
+                self._breakers.labels(event.dependency, state).set(state == new)
 
     def webhook(self, kind: str) -> None:
         """An attempt at a webhook ended as `delivered`, `failed` or `dead`."""

@@ -31,6 +31,8 @@ DELAYED = "capataz:delayed"
 """Sorted set: runs that are to begin later, by that time."""
 NOTICES = "capataz:notices"
 """Channel: runs that were ended from outside."""
+BREAKERS = "capataz:breakers"
+"""Hash: what the processes tell each other of their breakers, by dependency."""
 EVERY_QUEUE = "*:{*}:queue"
 """Pattern for SCAN: `ThreadKeys.queue` of all threads of all tenants."""
 

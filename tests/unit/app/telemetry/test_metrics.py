@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from agents.usage import Usage
 from app.telemetry import metrics as names
 from app.telemetry.metrics import Metrics
+from resilience.breaker import BreakerState
 from resilience.events import EventKind, Listener, ResilienceEvent
 
 
@@ -79,16 +80,22 @@ def test_policies_redis_escalations_and_degradations_are_counted() -> None:
     assert found["capataz_traces_dropped_total", ()] == 3
 
 
-@pytest.mark.parametrize(("state", "refuses"), [("open", 1), ("isolated", 1), ("half_open", 0), ("closed", 0)])
-def test_a_breaker_that_refuses_calls_is_seen(state: str, refuses: int) -> None:
-    """The gauge follows the last transition of each dependency."""
+@pytest.mark.parametrize("state", list(BreakerState))
+def test_the_state_of_a_breaker_and_how_it_got_there_are_seen(state: str) -> None:
+    """The gauge is 1 for the state of the last transition and 0 for the others; the counter knows who moved it."""
     metrics = Metrics()
     listener: Listener = metrics.on_event
 
-    for new in ("open", state):
-        listener(ResilienceEvent(EventKind.BREAKER_TRANSITION, "model:m", "openai:m", {"old": "closed", "new": new, "retry_in": 1.0}))
+    for new, by in (("open", "fleet"), (state, "hand")):
+        fields = {"old": "closed", "new": new, "retry_in": 1.0, "why": "by_hand", "by": by}
+        listener(ResilienceEvent(EventKind.BREAKER_TRANSITION, "model:m", "openai:m", fields))
 
-    assert samples(metrics)["capataz_breaker_open", ("openai:m",)] == refuses
+    found = samples(metrics)
+    assert {each: found["capataz_breaker_state", ("openai:m", each)] for each in BreakerState} == {
+        each: float(each == state) for each in BreakerState
+    }
+    assert found["capataz_breaker_transitions_total", ("fleet", "openai:m", "open")] == 1
+    assert found["capataz_breaker_transitions_total", ("hand", "openai:m", state)] == 1
 
 
 def test_two_registries_do_not_meet() -> None:
@@ -108,5 +115,5 @@ def test_the_table_of_names_is_complete() -> None:
         if line.startswith("# TYPE") and not line.split()[2].endswith("_created")
     }
 
-    assert len(families) == 13
+    assert len(families) == 14
     assert [name for name in families if f"`{name}`" not in (names.__doc__ or "")] == []
