@@ -353,10 +353,8 @@ async def test_after_an_outage_the_newest_holds(cut_off) -> None:
 async def test_a_hand_that_closed_during_an_outage_wins_over_the_old_isolation(cut_off) -> None:
     """Also if the breaker has opened by its rules since: the isolation must not come back."""
     redis, first, second = cut_off
-    for process in (first, second):
-        process.policies.breaker(MODEL)
-    await second.fleet.move(MODEL, BreakerState.ISOLATED)
-    await first.fleet.exchange()
+    await BreakerBoard(first.client, "c").exchange([posting(BreakerState.ISOLATED, age=60.0, by_hand=True)])
+    await told(first, second)
     before = await second.client.dump(BREAKERS)
     redis.kill()
     _, is_fleet_wide = await first.fleet.move(MODEL, BreakerState.CLOSED)
