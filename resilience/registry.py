@@ -16,6 +16,7 @@ from resilience.events import Broadcast, Listener
 from resilience.pipeline import Pipeline
 from resilience.policy import Policy
 from resilience.retry import Retry
+from resilience.retry_budget import RetryBudget, RetryBudgetSettings
 from resilience.timeout import AttemptTimeout
 
 S = TypeVar("S")
@@ -46,11 +47,13 @@ class ResilienceSettings:
         off: Policies that pipelines leave out.
         breakers: Breakers that differ from the defaults of `BreakerSettings`.
         bulkheads: Bulkheads that differ from the defaults of `BulkheadSettings`.
+        retry_budgets: Retry budgets that differ from the defaults of `RetryBudgetSettings`.
     """
 
     off: frozenset[PolicyName] = frozenset()
     breakers: Mapping[str, BreakerSettings] = field(default_factory=dict)
     bulkheads: Mapping[str, BulkheadSettings] = field(default_factory=dict)
+    retry_budgets: Mapping[str, RetryBudgetSettings] = field(default_factory=dict)
 
 
 class PolicyRegistry:
@@ -80,6 +83,7 @@ class PolicyRegistry:
         self._listener = Broadcast(*listeners)
         self._breakers: dict[str, Breaker] = {}
         self._bulkheads: dict[str, Bulkhead] = {}
+        self._retry_budgets: dict[str, RetryBudget] = {}
 
     @property
     def listener(self) -> Listener:
@@ -99,6 +103,12 @@ class PolicyRegistry:
             settings = _rules(self._settings.bulkheads, dependency)
             self._bulkheads[dependency] = Bulkhead(dependency, settings, listener=self._listener)
         return self._bulkheads[dependency]
+
+    def retry_budget(self, dependency: str) -> RetryBudget:
+        """The retry budget that all callers of `dependency` share."""
+        if dependency not in self._retry_budgets:
+            self._retry_budgets[dependency] = RetryBudget(_rules(self._settings.retry_budgets, dependency), clock=self._clock)
+        return self._retry_budgets[dependency]
 
     def breakers(self) -> tuple[Breaker, ...]:
         """Every breaker made so far, sorted by dependency."""
@@ -152,7 +162,9 @@ class PolicyRegistry:
         return PolicyName.DEADLINE, DeadlineGuard()
 
     def _retry(self, dependency: str, attempts: int) -> tuple[PolicyName, Policy]:
-        return PolicyName.RETRY, Retry(attempts, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
+        budget = self.retry_budget(dependency) if self.is_on(PolicyName.RETRY_BUDGET) else None
+        retry = Retry(attempts, budget=budget, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
+        return PolicyName.RETRY, retry
 
     def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName, Policy], ...]:
         return (

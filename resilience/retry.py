@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from itertools import count
 from random import Random
+from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState
 
@@ -13,6 +14,7 @@ from resilience.context import CallContext
 from resilience.errors import AttemptTimedOut, DeadlineExceeded, PermanentError, Rejected, TransientError
 from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent, why
 from resilience.policy import Call, T
+from resilience.retry_budget import RetryBudget
 
 _NEVER = (Rejected, PermanentError, DeadlineExceeded)
 
@@ -32,7 +34,7 @@ def backoff(attempt: int, *, base: float, cap: float, rng: Random) -> float:
 
 
 class Retry:
-    """Tries again after errors that may pass, while the deadline allows it and nobody has seen any output.
+    """Tries again after errors that may pass, while the deadline and the budget allow it and nobody has seen any output.
 
     The call must be one that may be made twice. Gives up with the last error, unchanged. Never repeats what was rejected,
     what is permanent or cancelled, or what a passed deadline ended, whatever `on` says.
@@ -43,10 +45,11 @@ class Retry:
         base: Upper bound of the first wait, seconds.
         cap: Upper bound of any wait of our own choice, seconds.
         retry_after_cap: Upper bound of a wait that the error asked for (`retry_after`), seconds.
+        budget: How many retries all callers of the dependency have together; None: no bound.
         rng: Source of the jitter.
         clock: Sleeps.
         dependency: Name in events.
-        listener: Hears of every retry before its wait.
+        listener: Hears of every retry before its wait, and of those that the budget refused.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Retry:
         base: float = 0.25,
         cap: float = 5.0,
         retry_after_cap: float = 30.0,
+        budget: RetryBudget | None = None,
         rng: Random | None = None,
         clock: Clock | None = None,
         dependency: str = "",
@@ -67,6 +71,7 @@ class Retry:
         self._base = base
         self._cap = cap
         self._retry_after_cap = retry_after_cap
+        self._budget = budget
         self._rng = rng or Random()
         self._clock = clock or SystemClock()
         self._dependency = dependency
@@ -74,6 +79,8 @@ class Retry:
 
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run the call until it succeeds or may not be tried again; each attempt gets its number in its context."""
+        if self._budget is not None:
+            self._budget.note_call()
         try:
             return await call(ctx.with_attempt(1))
         except self._on as exc:
@@ -113,13 +120,23 @@ class Retry:
         return min(max(asked, 0.0), self._retry_after_cap) + self._rng.uniform(0.0, self._base)
 
     def _must_stop(self, ctx: CallContext, state: RetryCallState) -> bool:
-        return state.attempt_number >= self._attempts or state.upcoming_sleep >= ctx.deadline.remaining()
+        if state.attempt_number >= self._attempts or state.upcoming_sleep >= ctx.deadline.remaining():
+            return True
+        # Asked last and before the wait: what would not be tried anyway spends nothing, and who is refused does not wait for it.
+        if self._budget is None or self._budget.take():
+            return False
+        self._tell(ResilienceEvent(EventKind.RETRY_REFUSED, ctx.operation, self._dependency, _fields(state)))
+        return True
 
     def _announce(self, ctx: CallContext, state: RetryCallState) -> None:
-        error = _error(state)
-        assert error is not None  # tenacity announces only what failed
-        fields = {"attempt": state.attempt_number, "wait": state.upcoming_sleep, "why": why(error)}
+        fields = {**_fields(state), "wait": state.upcoming_sleep}
         self._tell(ResilienceEvent(EventKind.RETRY_SCHEDULED, ctx.operation, self._dependency, fields))
+
+
+def _fields(state: RetryCallState) -> dict[str, Any]:
+    error = _error(state)
+    assert error is not None  # asked for only after a failure
+    return {"attempt": state.attempt_number, "why": why(error)}
 
 
 def _error(state: RetryCallState) -> BaseException | None:

@@ -116,7 +116,7 @@ async def test_provider_retry_heals_what_the_breaker_endures():
     models = registry(breakers={"model": BreakerSettings(consecutive_failures=2, failure_rate=0.6)})
     pipeline = models.provider_pipeline("model:a")
 
-    for _ in range(20):
+    for _ in range(10):
         assert await pipeline.execute(fail_then_return(1, TransientError("503"), "answer"), within(60)) == "answer"
 
     assert models.breaker("model:a").state is BreakerState.CLOSED
