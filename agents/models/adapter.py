@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
 
@@ -154,8 +158,25 @@ def _translate(exc: Exception, output: Output) -> DependencyError | None:
 
 
 def _retry_after(exc: Exception) -> float | None:
+    """Seconds that the provider asked us to wait; None: it did not, or not in a way that makes sense."""
     headers = getattr(getattr(exc, "response", None), "headers", {})
-    try:
-        return max(0.0, float(headers.get("retry-after", "")))
-    except ValueError:
+    # The first is the more exact of the two that OpenAI-compatible providers send.
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) * unit
+            if math.isfinite(seconds) and seconds >= 0.0:
+                return seconds
+    until = _date(headers.get("retry-after"))
+    if until is None:
         return None
+    # Against the provider's own clock, since ours may differ from it by more than the wait.
+    return max(0.0, (until - (_date(headers.get("date")) or datetime.now(UTC))).total_seconds())
+
+
+def _date(text: str | None) -> datetime | None:
+    """An HTTP date (RFC 9110, section 5.6.7)."""
+    try:
+        date = parsedate_to_datetime(text or "")
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

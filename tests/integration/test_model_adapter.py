@@ -3,6 +3,8 @@
 import json
 import socket
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from random import Random
 from typing import Any
 
@@ -22,12 +24,12 @@ from agents.errors import (
     StreamBroken,
 )
 from agents.models.adapter import LangChainModel
-from agents.models.gateway import ModelGateway
+from agents.models.gateway import ModelGateway, dependency
 from agents.models.openai import openai_model
 from agents.models.port import ModelReply, ModelRequest
 from resilience.context import CallContext
 from resilience.deadline import Deadline
-from resilience.registry import PolicyRegistry
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 from tests.support.cast import CountingMeter, RecordingTracer
 from tests.support.provider import Provider, Reply
 
@@ -226,6 +228,50 @@ async def test_the_providers_wait_is_read(provider):
         with pytest.raises((ModelThrottled, ModelUnavailable)) as caught:
             await whole(model(provider))
         assert caught.value.retry_after == 2.0
+
+
+async def test_the_providers_wait_is_read_as_a_date(provider):
+    """As RFC 9110 allows it."""
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    provider.behaviour = lambda request: Reply(status=429, headers={"retry-after": later})
+
+    with pytest.raises(ModelThrottled) as caught:
+        await whole(model(provider))
+
+    assert caught.value.retry_after == pytest.approx(60, abs=5)
+
+
+async def test_an_exhausted_quota_is_asked_once(provider):
+    """Through the whole gateway: no retry, and the next model is asked instead; the breaker stays closed."""
+    provider.behaviour = lambda request: (
+        Reply(status=429, code="insufficient_quota", headers={"retry-after": "1"})
+        if request["model"] == "first"
+        else Reply("from the second")
+    )
+    policies = PolicyRegistry(rng=AtOnce())
+    models = [model(provider, name) for name in ("first", "second")]
+    asking = ModelGateway({"reasoning": models}, policies, RecordingTracer(), CountingMeter())
+
+    reply = await asking.complete(asked(), Deadline.after(30.0))
+
+    assert [request["model"] for request in provider.requests] == ["first", "second"]
+    assert [entry.why for entry in reply.degraded] == ["model_quota_exhausted"]
+    assert policies.breaker(dependency(models[0])).is_admitting
+
+
+async def test_a_dead_provider_is_not_stormed(provider):
+    """The breaker held closed, every question fails: the provider gets a tenth more requests than questions, and ten per ten seconds."""
+    provider.behaviour = lambda request: Reply(status=500)
+    policies = PolicyRegistry(ResilienceSettings(off=frozenset({PolicyName.BREAKER})), rng=AtOnce())
+    asking = ModelGateway({"reasoning": [model(provider)]}, policies, RecordingTracer(), CountingMeter())
+    begun, questions = time.monotonic(), 100
+
+    for _ in range(questions):
+        with pytest.raises(ModelUnavailable):
+            await asking.complete(asked(), Deadline.after(30.0))
+
+    windows = (time.monotonic() - begun) // 10 + 1
+    assert questions < len(provider.requests) <= 1.1 * questions + 10 * windows
 
 
 async def test_a_provider_that_is_not_there_is_out_of_reach():

@@ -1,6 +1,8 @@
 """How any LangChain model becomes one of ours, and its provider's errors our errors."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx2
@@ -88,17 +90,49 @@ async def test_a_providers_error_becomes_one_of_ours(raised, ours):
     assert caught.value.__cause__ is raised
 
 
-@pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None), (None, None)]
-)
-async def test_the_wait_that_a_provider_asks_for_is_kept(header, seconds):
-    """In seconds; a date is not understood and counts as nothing."""
-    response = answered(429, **({"retry_after": header} if header else {}))
+DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
+WAITS = [
+    ({"retry_after": "7"}, 7.0),
+    ({"retry_after": "0.5"}, 0.5),
+    ({"retry_after_ms": "1500"}, 1.5),
+    ({"retry_after_ms": "1500", "retry_after": "2"}, 1.5),
+    ({"retry_after_ms": "soon", "retry_after": "2"}, 2.0),
+    ({"retry_after": DATE, "date": "Wed, 21 Oct 2026 07:27:30 GMT"}, 30.0),
+    ({"retry_after": DATE, "date": "Wed, 21 Oct 2026 09:27:30 +0200"}, 30.0),
+    ({"retry_after": DATE, "date": "Wed, 21 Oct 2026 07:28:30 GMT"}, 0.0),
+    ({"retry_after": "Wednesday, 21-Oct-26 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:59 GMT"}, 1.0),
+    ({"retry_after": "Wed Oct 21 07:28:00 2026", "date": "Wed Oct 21 07:27:50 2026"}, 10.0),
+    ({"retry_after": "Wed, 21 Oct 1998 07:28:00 GMT"}, 0.0),
+    ({"retry_after": "Wed, 99 Oct 2026 07:28:00 GMT"}, None),
+    ({"retry_after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
+    ({"retry_after": "-3"}, None),
+    ({"retry_after": "inf"}, None),
+    ({"retry_after": "nan"}, None),
+    ({"retry_after": "1e999"}, None),
+    ({"retry_after": "in a while"}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("headers", "seconds"), WAITS, ids=str)
+async def test_the_wait_that_a_provider_asks_for_is_kept(headers, seconds):
+    """In milliseconds, in seconds or as a date by the provider's own clock; what makes no sense counts as nothing."""
+    response = answered(429, **headers)
 
     with pytest.raises(ModelThrottled) as caught:
         await adapted(openai.RateLimitError("slow down", response=response, body=None)).complete(asked(), call())
 
     assert caught.value.retry_after == seconds
+
+
+async def test_a_date_without_the_providers_clock_is_taken_by_ours():
+    """A response without a `Date` of its own."""
+    response = answered(429, retry_after=format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True))
+
+    with pytest.raises(ModelThrottled) as caught:
+        await adapted(openai.RateLimitError("slow down", response=response, body=None)).complete(asked(), call())
+
+    assert caught.value.retry_after == pytest.approx(3600, abs=60)
 
 
 @pytest.mark.parametrize("error", [ModelThrottled("ours"), OutputInvalid("empty", "ours"), AssertionError("a fault of the program")])
