@@ -157,7 +157,9 @@ class AgentRunner:
                     return ToolUse(name, given, result={"status": "noted; now write the answer to the customer"})
                 context = ToolContext(task.customer.id, task.language, task.standing.tenant, deadline, key)
                 pipeline = self._pipelines.tool_pipeline(name, tool.timeout, is_idempotent=tool.effect in (Effect.READ, Effect.IDEMPOTENT))
-                result = await pipeline.execute(lambda _: tool.run(arguments, context), CallContext(f"tool:{name}", deadline))
+                result = await pipeline.execute(
+                    lambda _: tool.run(arguments, context), CallContext(f"tool:{name}", deadline, is_read_only=tool.effect is Effect.READ)
+                )
             except (ToolError, ResilienceError, DependencyError) as exc:
                 span.update(error=exc.code)
                 return ToolUse(name, given, error=exc.code, result={"message": str(exc)} if isinstance(exc, ToolError) else None)

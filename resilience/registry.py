@@ -1,4 +1,4 @@
-"""The breakers and bulkheads that all callers of a dependency share, and the pipelines that are made with them."""
+"""The breakers, bulkheads, hedges and retry budgets that all callers of a dependency share, and the pipelines made with them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from resilience.bulkhead import Bulkhead, BulkheadSettings
 from resilience.clock import Clock, SystemClock
 from resilience.deadline_guard import DeadlineGuard
 from resilience.events import Broadcast, Listener
+from resilience.hedge import Hedge, HedgeSettings
 from resilience.pipeline import Pipeline
 from resilience.policy import Policy
 from resilience.retry import Retry
@@ -48,16 +49,18 @@ class ResilienceSettings:
         breakers: Breakers that differ from the defaults of `BreakerSettings`.
         bulkheads: Bulkheads that differ from the defaults of `BulkheadSettings`.
         retry_budgets: Retry budgets that differ from the defaults of `RetryBudgetSettings`.
+        hedges: Hedges that differ from the defaults of `HedgeSettings`.
     """
 
     off: frozenset[PolicyName] = frozenset()
     breakers: Mapping[str, BreakerSettings] = field(default_factory=dict)
     bulkheads: Mapping[str, BulkheadSettings] = field(default_factory=dict)
     retry_budgets: Mapping[str, RetryBudgetSettings] = field(default_factory=dict)
+    hedges: Mapping[str, HedgeSettings] = field(default_factory=dict)
 
 
 class PolicyRegistry:
-    """One breaker and one bulkhead per dependency, made when first asked for; one registry per process.
+    """One breaker, bulkhead, hedge and retry budget per dependency, made when first asked for; one registry per process.
 
     Dependencies are named `kind:name`: `model:openai/gpt-x`, `specialist:billing_support`, `tool:find_order`.
     Pipelines hold no state of their own: make one where it is used and keep it.
@@ -84,6 +87,7 @@ class PolicyRegistry:
         self._breakers: dict[str, Breaker] = {}
         self._bulkheads: dict[str, Bulkhead] = {}
         self._retry_budgets: dict[str, RetryBudget] = {}
+        self._hedges: dict[str, Hedge] = {}
 
     @property
     def listener(self) -> Listener:
@@ -110,6 +114,13 @@ class PolicyRegistry:
             self._retry_budgets[dependency] = RetryBudget(_rules(self._settings.retry_budgets, dependency), clock=self._clock)
         return self._retry_budgets[dependency]
 
+    def hedge(self, dependency: str) -> Hedge:
+        """The hedge that all callers of `dependency` share."""
+        if dependency not in self._hedges:
+            settings = _rules(self._settings.hedges, dependency)
+            self._hedges[dependency] = Hedge(settings, clock=self._clock, dependency=dependency, listener=self._listener)
+        return self._hedges[dependency]
+
     def breakers(self) -> tuple[Breaker, ...]:
         """Every breaker made so far, sorted by dependency."""
         return tuple(breaker for _, breaker in sorted(self._breakers.items()))
@@ -119,7 +130,7 @@ class PolicyRegistry:
         return tuple(bulkhead for _, bulkhead in sorted(self._bulkheads.items()))
 
     def provider_pipeline(self, dependency: str, *, timeout: float = 20.0, attempts: int = 3) -> Pipeline:
-        """What guards calls of one model: deadline › retry › breaker › bulkhead › attempt timeout.
+        """What guards calls of one model: deadline › retry › hedge › breaker › bulkhead › attempt timeout.
 
         A fallback to another model goes around it and calls through the other model's own pipeline.
 
@@ -128,7 +139,9 @@ class PolicyRegistry:
             timeout: Longest wait of one attempt for its first output, seconds.
             attempts: Most attempts.
         """
-        return self._pipeline(self._deadline(), self._retry(dependency, attempts), *self._guards(dependency, timeout))
+        return self._pipeline(
+            self._deadline(), self._retry(dependency, attempts), self._hedge(dependency), *self._guards(dependency, timeout)
+        )
 
     def specialist_pipeline(self, name: str, timeout: float) -> Pipeline:
         """What guards one specialist: deadline › breaker › bulkhead › timeout. No retry: the models below have theirs.
@@ -140,16 +153,16 @@ class PolicyRegistry:
         return self._pipeline(self._deadline(), *self._guards(f"specialist:{name}", timeout))
 
     def tool_pipeline(self, name: str, timeout: float, *, is_idempotent: bool) -> Pipeline:
-        """What guards one tool: deadline › (retry ›) breaker › bulkhead › attempt timeout.
+        """What guards one tool: deadline › (retry › hedge ›) breaker › bulkhead › attempt timeout.
 
         Args:
             name: The tool; its dependency is `tool:<name>`.
             timeout: Longest one attempt may take, seconds.
-            is_idempotent: Whether calling twice does what calling once does; else there is no retry.
+            is_idempotent: Whether calling twice does what calling once does; else there is neither retry nor hedge.
         """
         dependency = f"tool:{name}"
-        retry = [self._retry(dependency, attempts=3)] if is_idempotent else []
-        return self._pipeline(self._deadline(), *retry, *self._guards(dependency, timeout))
+        again = [self._retry(dependency, attempts=3), self._hedge(dependency)] if is_idempotent else []
+        return self._pipeline(self._deadline(), *again, *self._guards(dependency, timeout))
 
     def is_on(self, policy: PolicyName) -> bool:
         """Whether `policy` has not been switched off."""
@@ -165,6 +178,9 @@ class PolicyRegistry:
         budget = self.retry_budget(dependency) if self.is_on(PolicyName.RETRY_BUDGET) else None
         retry = Retry(attempts, budget=budget, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
         return PolicyName.RETRY, retry
+
+    def _hedge(self, dependency: str) -> tuple[PolicyName, Policy]:
+        return PolicyName.HEDGE, self.hedge(dependency)
 
     def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName, Policy], ...]:
         return (

@@ -36,7 +36,7 @@ class ModelPipelines(Protocol):
     """Where the gateway gets the pipeline around one model; shared by all runs of this process."""
 
     def provider_pipeline(self, dependency: str, *, timeout: float) -> Pipeline:
-        """Deadline › retry › breaker › bulkhead › attempt timeout around the calls of one model."""
+        """Deadline › retry › hedge › breaker › bulkhead › attempt timeout around the calls of one model."""
         ...
 
     @property
