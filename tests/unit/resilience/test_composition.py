@@ -1,10 +1,12 @@
 """What neighbours in a pipeline do to each other, seen from the dependency: how often is it called?
 
-The provider's:   fallback › deadline › retry › breaker › bulkhead › attempt timeout
-The specialist's:            deadline ›         breaker › bulkhead › timeout
+The provider's:   fallback › deadline › retry › hedge › breaker › bulkhead › attempt timeout › chaos
+The specialist's:            deadline ›                 breaker › bulkhead › timeout › chaos
+A tool's:                    deadline › retry › hedge › breaker › bulkhead › attempt timeout › chaos
 """
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -16,7 +18,7 @@ from resilience.deadline import Deadline
 from resilience.errors import AttemptTimedOut, BulkheadFull, CircuitOpen, DeadlineExceeded, Throttled, TransientError
 from resilience.fallback import Alternative, Fallback
 from resilience.pipeline import Pipeline
-from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 from resilience.testing import fail_then_return
 from tests.support.virtual_time import LoopClock
 
@@ -240,6 +242,168 @@ async def test_provider_a_timed_out_attempt_frees_its_place():
 
     assert hanging.attempts == 3
     assert models.bulkhead("model:a").active == 0
+
+
+# --- with a second call beside the first ---------------------------------------------------------------------------------
+
+
+class Script:
+    """A dependency that takes the seconds it is told, call by call, the last ones for ever, and then raises if it is told to."""
+
+    def __init__(self, *acts: float | tuple[float, Exception]) -> None:
+        self._acts = acts
+        self.attempts = 0
+
+    async def __call__(self, ctx: CallContext) -> int:
+        self.attempts += 1
+        number = self.attempts
+        act = self._acts[min(number, len(self._acts)) - 1]
+        seconds, error = act if isinstance(act, tuple) else (act, None)
+        await asyncio.sleep(seconds)
+        if error:
+            raise error
+        return number
+
+
+def reading(seconds: float) -> CallContext:
+    return replace(within(seconds), is_read_only=True)
+
+
+async def used(pipeline: Pipeline, calls: int = 20) -> Pipeline:
+    """The pipeline after so many calls of a second each, which earn one second call per twenty."""
+    for _ in range(calls):
+        await pipeline.execute(Script(1.0), reading(60))
+    return pipeline
+
+
+async def test_provider_deadline_and_hedge():
+    """No second call begins that the deadline would cut, and both of those that run are ended by it."""
+    pipeline = await used(registry().provider_pipeline("model:a"), calls=40)
+    hurried, hanging = Script(60.0), Script(60.0)
+
+    for call, seconds in ((hurried, 1.5), (hanging, 4.0)):
+        with pytest.raises(DeadlineExceeded):
+            await pipeline.execute(call, reading(seconds))
+
+    assert (hurried.attempts, hanging.attempts) == (1, 2)
+    assert now() == pytest.approx(40 + 1.5 + 4)
+
+
+async def test_provider_retry_and_hedge():
+    """The first attempt alone is made twice: three attempts that all hang are four calls, not six."""
+    models = registry(breakers={})
+    pipeline = await used(models.provider_pipeline("model:a", timeout=5), calls=100)
+    hanging = Hanging()
+
+    with pytest.raises(AttemptTimedOut):
+        await pipeline.execute(hanging, reading(60))
+
+    assert hanging.attempts == 4
+
+
+async def test_provider_retry_and_a_hedge_that_heals():
+    """A first that fails while the second still runs is no reason for a retry."""
+    pipeline = await used(registry().provider_pipeline("model:a"))
+    script = Script((2.0, TransientError("503")), 3.0)
+
+    assert await pipeline.execute(script, reading(60)) == 2
+    assert script.attempts == 2
+
+
+async def test_provider_hedge_and_breaker():
+    """Both calls are counted: two that fail beside each other are two failures, and open."""
+    models = registry()
+    pipeline = await used(models.provider_pipeline("model:a"))
+    dead = Script((2.0, TransientError("503")))
+
+    with pytest.raises(CircuitOpen):
+        await pipeline.execute(dead, reading(60))
+
+    assert dead.attempts == 2
+    assert models.breaker("model:a").state is BreakerState.OPEN
+
+
+async def test_provider_a_breaker_that_opened_meanwhile_lets_no_second_call_through():
+    """The first is waited for, and answers."""
+    models = registry()
+    pipeline = await used(models.provider_pipeline("model:a"))
+    slow = Script(5.0)
+    running = asyncio.create_task(pipeline.execute(slow, reading(60)))
+    await asyncio.sleep(0.5)
+    models.breaker("model:a").isolate()
+
+    assert await running == 1
+    assert slow.attempts == 1
+
+
+async def test_provider_a_cancelled_loser_is_neutral():
+    """Slowness that the second call made up for is neither failure nor success."""
+    models = registry()
+    pipeline = await used(models.provider_pipeline("model:a"), calls=100)
+
+    for _ in range(3):
+        assert await pipeline.execute(Script(60.0, 0.5), reading(60)) == 2
+
+    snapshot = models.breaker("model:a").snapshot()
+    assert (snapshot.state, snapshot.consecutive_failures) == (BreakerState.CLOSED, 0)
+
+
+async def test_provider_hedge_and_bulkhead():
+    """Both calls take a place; without room for the second the first is waited for, and no place stays taken."""
+    models = registry(bulkheads={"model": BulkheadSettings(1, 0)})
+    pipeline = await used(models.provider_pipeline("model:a"))
+    slow = Script(5.0)
+
+    assert await pipeline.execute(slow, reading(60)) == 1
+    assert slow.attempts == 1
+    assert models.bulkhead("model:a").active == 0
+
+
+async def test_provider_hedge_and_attempt_timeout():
+    """Each call has the time of an attempt for itself: the second outlives the first."""
+    pipeline = await used(registry().provider_pipeline("model:a", timeout=5))
+    slow = Script(60.0, 4.5)
+
+    assert await pipeline.execute(slow, reading(60)) == 2
+    assert slow.attempts == 2
+
+
+async def test_provider_a_call_that_is_not_read_only_is_made_once():
+    """A call that shows its output is made once by this pipeline, however slow it is."""
+    pipeline = await used(registry().provider_pipeline("model:a", timeout=20))
+    slow = Script(5.0)
+
+    assert await pipeline.execute(slow, within(60)) == 1
+    assert slow.attempts == 1
+
+
+async def test_tool_retry_and_hedge():
+    """A reading tool is hedged; one that has an effect is not, and one that may not be repeated has neither."""
+    models = registry()
+    reads = await used(models.tool_pipeline("find_order", 5, is_idempotent=True))
+    once = await used(models.tool_pipeline("send_letter", 5, is_idempotent=False))
+    looked_up, sent = Script(3.0, 0.5), Script(3.0, 0.5)
+
+    assert await reads.execute(looked_up, reading(60)) == 2
+    assert await once.execute(sent, reading(60)) == 1
+    assert (looked_up.attempts, sent.attempts) == (2, 1)
+
+
+async def test_retry_budget_and_hedge():
+    """A dependency that hangs for everybody: second calls and further attempts together stay below 1.1 times, the floor and the burst."""
+    models = registry(off=frozenset({PolicyName.BREAKER, PolicyName.BULKHEAD}))
+    pipeline = await used(models.provider_pipeline("model:a", timeout=5), calls=200)
+    hanging, begun = Hanging(), now()
+    running = []
+    for _ in range(1000):
+        running.append(asyncio.create_task(pipeline.execute(hanging, reading(60))))
+        await asyncio.sleep(0.1)
+
+    outcomes = await asyncio.gather(*running, return_exceptions=True)
+
+    assert {type(outcome) for outcome in outcomes} == {AttemptTimedOut}
+    windows = (now() - begun) // 10 + 1
+    assert hanging.attempts <= 1.1 * 1000 + 10 * windows + 5
 
 
 # --- the specialist's pipeline ------------------------------------------------------------------------------------------
