@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from agents.demo.company import help_centre
+from agents.errors import OutputInvalid
 from agents.models.adapter import LangChainModel
 from agents.models.gateway import DEFAULT_ROLE, ModelGateway
 from agents.models.offline import OfflineChatModel
@@ -55,6 +56,7 @@ from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
 from graphs.routing import RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
+from resilience.events import Listener
 from resilience.registry import PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
@@ -104,10 +106,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
         changes = BreakerChanges()
-        rules = breaker_rules(settings.guards.breaker_open_time, settings.guards.slow_model_call)
-        policies = PolicyRegistry(
-            ResilienceSettings(off=settings.guards.off, breakers=rules), listeners=[metrics.on_event, log_transition, changes]
-        )
+        policies = _policies(settings, [metrics.on_event, log_transition, changes])
         gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
@@ -198,6 +197,14 @@ def build_graphs(
             make_context=lambda scope: None,
         )
     return graphs
+
+
+def _policies(settings: Settings, listeners: Sequence[Listener]) -> PolicyRegistry:
+    guards = settings.guards
+    if guards.chaos is not None:
+        get_logger().warning("faults_are_injected", faults=guards.chaos.model_dump(mode="json")["faults"])
+    rules = ResilienceSettings(off=guards.off, breakers=breaker_rules(guards.breaker_open_time, guards.slow_model_call), chaos=guards.chaos)
+    return PolicyRegistry(rules, listeners=listeners, garbage=lambda dependency: OutputInvalid("garbage", f"chaos at {dependency}"))
 
 
 def _deadlines(settings: Settings) -> Deadlines:

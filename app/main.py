@@ -133,6 +133,9 @@ def _banner(settings: Settings) -> str:
         "access": keys,
         "traces": "Langfuse" if settings.tracing.public_key else "off (set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY)",
     }
+    if settings.guards.chaos is not None:
+        befalls = ", ".join(dict.fromkeys(fault.dependency for fault in settings.guards.chaos.faults))
+        lines["CHAOS"] = f"FAULTS ARE INJECTED ON PURPOSE into {befalls} (unset CHAOS_PLAN to stop it)"
     return "\n".join([f"Capataz {__version__}", *(f"  {name:<8} {text}" for name, text in lines.items())])
 
 

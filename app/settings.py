@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from resilience.chaos import ChaosPlan
 from resilience.registry import PolicyName
 
 DEFAULT_MODEL = "gpt-4.1-mini"
@@ -125,7 +127,7 @@ class RunSettings(_Settings):
 
 
 class GuardSettings(_Settings):
-    """What protects the service, and how long a run may take, seconds."""
+    """What protects the service, how long a run may take, seconds, and which faults to inject on purpose."""
 
     deadline: float = Field(60.0, alias="DEADLINE_SECONDS", gt=0.0)
     maximum_deadline: float = Field(600.0, alias="MAX_DEADLINE_SECONDS", gt=0.0)
@@ -135,6 +137,7 @@ class GuardSettings(_Settings):
     off: Annotated[frozenset[PolicyName], BeforeValidator(lambda value: _parse_policies(value))] = Field(
         frozenset(), alias="RESILIENCE_OFF"
     )
+    chaos: Annotated[ChaosPlan | None, BeforeValidator(lambda value: _parse_chaos(value))] = Field(None, alias="CHAOS_PLAN")
 
     @model_validator(mode="after")
     def _fit(self) -> GuardSettings:
@@ -241,6 +244,18 @@ def _parse_policies(value: Any) -> Any:
     if unknown:
         raise ValueError(f"there is no policy {unknown[0]!r}; there are: {', '.join(PolicyName)}")
     return frozenset(map(PolicyName, names))
+
+
+def _parse_chaos(value: Any) -> Any:
+    """JSON, or the path of a file with JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value if value.startswith("{") else Path(value).read_text("utf-8"))
+    except OSError as exc:
+        raise ValueError(f"must be a JSON object or the path of a file that holds one; reading it failed: {exc.strerror}") from None
+    except ValueError as exc:  # not JSON, or not even text
+        raise ValueError(f"is no JSON: {exc}") from None
 
 
 def _line(error: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from resilience.breaker import Breaker, BreakerSettings
 from resilience.bulkhead import Bulkhead, BulkheadSettings
+from resilience.chaos import Chaos, ChaosPlan, garbage
 from resilience.clock import Clock, SystemClock
 from resilience.deadline_guard import DeadlineGuard
 from resilience.events import Broadcast, Listener
@@ -50,6 +51,7 @@ class ResilienceSettings:
         bulkheads: Bulkheads that differ from the defaults of `BulkheadSettings`.
         retry_budgets: Retry budgets that differ from the defaults of `RetryBudgetSettings`.
         hedges: Hedges that differ from the defaults of `HedgeSettings`.
+        chaos: Faults to inject; None: none.
     """
 
     off: frozenset[PolicyName] = frozenset()
@@ -57,6 +59,7 @@ class ResilienceSettings:
     bulkheads: Mapping[str, BulkheadSettings] = field(default_factory=dict)
     retry_budgets: Mapping[str, RetryBudgetSettings] = field(default_factory=dict)
     hedges: Mapping[str, HedgeSettings] = field(default_factory=dict)
+    chaos: ChaosPlan | None = None
 
 
 class PolicyRegistry:
@@ -70,6 +73,7 @@ class PolicyRegistry:
         clock: Clock of every policy.
         rng: Jitter of every retry and every open time.
         listeners: Hear of every event.
+        garbage: What injected garbage of a dependency ends in: the error that its real garbage would.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class PolicyRegistry:
         clock: Clock | None = None,
         rng: Random | None = None,
         listeners: Iterable[Listener] = (),
+        garbage: Callable[[str], Exception] = garbage,
     ) -> None:
         self._settings = settings or ResilienceSettings()
         self._clock = clock or SystemClock()
@@ -88,6 +93,9 @@ class PolicyRegistry:
         self._bulkheads: dict[str, Bulkhead] = {}
         self._retry_budgets: dict[str, RetryBudget] = {}
         self._hedges: dict[str, Hedge] = {}
+        self._garbage = garbage
+        self._chaos: dict[str, Chaos] = {}
+        self._started_at = self._clock.monotonic() if self._settings.chaos else 0.0
 
     @property
     def listener(self) -> Listener:
@@ -168,8 +176,8 @@ class PolicyRegistry:
         """Whether `policy` has not been switched off."""
         return policy not in self._settings.off
 
-    def _pipeline(self, *policies: tuple[PolicyName, Policy]) -> Pipeline:
-        return Pipeline(*(policy for name, policy in policies if self.is_on(name)))
+    def _pipeline(self, *policies: tuple[PolicyName | None, Policy]) -> Pipeline:
+        return Pipeline(*(policy for name, policy in policies if name is None or self.is_on(name)))
 
     def _deadline(self) -> tuple[PolicyName, Policy]:
         return PolicyName.DEADLINE, DeadlineGuard()
@@ -182,12 +190,30 @@ class PolicyRegistry:
     def _hedge(self, dependency: str) -> tuple[PolicyName, Policy]:
         return PolicyName.HEDGE, self.hedge(dependency)
 
-    def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName, Policy], ...]:
+    def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName | None, Policy], ...]:
         return (
             (PolicyName.BREAKER, self.breaker(dependency)),
             (PolicyName.BULKHEAD, self.bulkhead(dependency)),
             (PolicyName.TIMEOUT, AttemptTimeout(timeout, dependency=dependency, listener=self._listener)),
+            *self._faults(dependency),
         )
+
+    def _faults(self, dependency: str) -> tuple[tuple[None, Policy], ...]:
+        plan = self._settings.chaos
+        if plan is None:
+            return ()
+        if dependency not in self._chaos:
+            self._chaos[dependency] = Chaos(
+                dependency,
+                plan.faults,
+                seed=plan.seed,
+                garbage=self._garbage,
+                clock=self._clock,
+                started_at=self._started_at,
+                listener=self._listener,
+            )
+        chaos = self._chaos[dependency]
+        return ((None, chaos),) if chaos.has_faults else ()
 
 
 def _rules(rules: Mapping[str, S], dependency: str) -> S | None:
