@@ -39,7 +39,7 @@ class RetryBudget:
         settings: Its rules.
         clock: Measures the window.
 
-    Source: Google's "Site Reliability Engineering" (2016), chapter 22 "Addressing Cascading Failures": retries of at most a tenth of
+    Source: ADR-0019; Google's "Site Reliability Engineering" (2016), chapter 21 "Handling Overload": retries of at most a tenth of
     the requests let a dependency get well that three attempts for everybody would keep down.
     """
 
@@ -58,7 +58,7 @@ class RetryBudget:
         now = self._clock.monotonic()
         while self._retries and now - self._retries[0] >= self._settings.window:
             self._retries.popleft()
-        calls, _ = self._calls.totals(now)
+        calls = self._calls.totals(now)[0]
         if len(self._retries) + 1 > self._settings.floor + self._settings.ratio * calls:
             return False
         self._retries.append(now)
