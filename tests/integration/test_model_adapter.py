@@ -1,5 +1,6 @@
 """The OpenAI adapter and the gateway against a provider over real HTTP, healthy and ill."""
 
+import asyncio
 import json
 import socket
 import time
@@ -264,7 +265,7 @@ async def test_a_dead_provider_is_not_stormed(provider):
     provider.behaviour = lambda request: Reply(status=500)
     policies = PolicyRegistry(ResilienceSettings(off=frozenset({PolicyName.BREAKER})), rng=AtOnce())
     asking = ModelGateway({"reasoning": [model(provider)]}, policies, RecordingTracer(), CountingMeter())
-    begun, questions = time.monotonic(), 100
+    begun, questions = time.monotonic(), 50
 
     for _ in range(questions):
         with pytest.raises(ModelUnavailable):
@@ -272,6 +273,20 @@ async def test_a_dead_provider_is_not_stormed(provider):
 
     windows = (time.monotonic() - begun) // 10 + 1
     assert questions < len(provider.requests) <= 1.1 * questions + 10 * windows
+
+
+async def test_a_straggler_is_asked_again_and_its_connection_closed(provider):
+    """Over real connections: twenty usual answers, one that hangs; the second request answers, and one request was cancelled."""
+    provider.behaviour = lambda request: Reply("one two three", hangs=len(provider.requests) == 21)
+    meter = CountingMeter()
+    asking = ModelGateway({"reasoning": [model(provider)]}, PolicyRegistry(), RecordingTracer(), meter)
+
+    for _ in range(21):
+        assert (await asking.complete(asked(), Deadline.after(30.0))).message.text == "one two three"
+
+    assert len(provider.requests) == 22
+    assert meter.attempts[20:] == [("gpt-x", "ok"), ("gpt-x", "cancelled")]
+    assert await asyncio.to_thread(provider.reader_left.wait, 10)
 
 
 async def test_a_provider_that_is_not_there_is_out_of_reach():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import select
 import socket
 import threading
@@ -73,7 +74,7 @@ class Provider:
 
     Attributes:
         requests: Every request so far, oldest first, with its headers under `_headers` and its time under `_at`, seconds.
-        reader_left: Set once the reader of a stream has left before its end.
+        reader_left: Set once a reader has left before the end of a stream, or while its request was hanging.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -118,7 +119,7 @@ class Provider:
 
     def _answer(self, handler: BaseHTTPRequestHandler, request: Request, reply: Reply) -> None:
         if reply.hangs:
-            self._closing.wait()
+            _wait(handler, self._closing, limit=math.inf)
             handler.close_connection = True
         elif reply.status != 200:
             error = {"error": {"message": "the stand-in was told to fail", "type": "error", "param": None, "code": reply.code}}
@@ -157,9 +158,9 @@ class Provider:
         handler.wfile.write(b"0\r\n\r\n")
 
 
-def _wait(handler: BaseHTTPRequestHandler, event: threading.Event) -> None:
-    """Return when the event is set; a reader who leaves meanwhile breaks the pipe."""
-    end = time.monotonic() + STREAM_LIMIT
+def _wait(handler: BaseHTTPRequestHandler, event: threading.Event, limit: float = STREAM_LIMIT) -> None:
+    """Return when the event is set or after `limit` seconds; a reader who leaves meanwhile breaks the pipe."""
+    end = time.monotonic() + limit
     while not event.wait(0.02) and time.monotonic() < end:
         if select.select([handler.connection], [], [], 0)[0] and not handler.connection.recv(1, socket.MSG_PEEK):
             raise BrokenPipeError

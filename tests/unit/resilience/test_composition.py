@@ -6,6 +6,7 @@ A tool's:                    deadline › retry › hedge › breaker › bulkhe
 """
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -404,6 +405,62 @@ async def test_retry_budget_and_hedge():
     assert {type(outcome) for outcome in outcomes} == {AttemptTimedOut}
     windows = (now() - begun) // 10 + 1
     assert hanging.attempts <= 1.1 * 1000 + 10 * windows + 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_storm_leaves_nothing_behind(seed: int):
+    """Slow, failing and hanging calls whose callers leave, are cancelled or wait: no call, task or place is left, nor a cancellation."""
+    rng = Random(seed)
+    models = registry(
+        breakers={"model": BreakerSettings(consecutive_failures=50, failure_rate=1.0)}, bulkheads={"model": BulkheadSettings(40, 40)}
+    )
+    pipeline = models.provider_pipeline("model:a", timeout=5)
+    before, under_way, doubled = asyncio.all_tasks(), 0, 0
+
+    async def request() -> str:
+        running = cancelled = 0
+
+        async def call(ctx: CallContext) -> str:
+            nonlocal running, under_way, doubled
+            running, under_way = running + 1, under_way + 1
+            doubled += running == 2
+            assert running <= 2
+            try:
+                await asyncio.sleep(rng.choice([rng.lognormvariate(0.0, 0.3)] * 8 + [3.0, 60.0]))
+                if rng.random() < 0.1:
+                    raise TransientError("503")
+                return "answer"
+            finally:
+                running, under_way = running - 1, under_way - 1
+
+        try:
+            async with asyncio.timeout(rng.choice([2.5, 100.0, 100.0, 100.0])):
+                return await pipeline.execute(call, reading(30.0))
+        except TimeoutError:
+            return "left"
+        except (AttemptTimedOut, DeadlineExceeded, TransientError, BulkheadFull, CircuitOpen) as exc:
+            return type(exc).__name__
+        except asyncio.CancelledError:
+            cancelled = 1
+            raise
+        finally:
+            assert (running, asyncio.current_task().cancelling()) == (0, cancelled)
+
+    requests = []
+    for _ in range(1000):
+        requests.append(asyncio.create_task(request()))
+        await asyncio.sleep(rng.expovariate(10))
+        if rng.random() < 0.1:
+            rng.choice(requests[-10:]).cancel()
+    await asyncio.wait(requests)
+
+    outcomes = Counter("cancelled" if task.cancelled() else task.result() for task in requests)
+    assert outcomes["answer"] > 600
+    assert outcomes["left"] > 10
+    assert outcomes["cancelled"] > 10
+    assert doubled > 10
+    assert (under_way, models.bulkhead("model:a").active, models.bulkhead("model:a").waiting) == (0, 0, 0)
+    assert asyncio.all_tasks() == before
 
 
 # --- the specialist's pipeline ------------------------------------------------------------------------------------------
