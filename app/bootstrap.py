@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from agents.demo.company import help_centre
 from agents.models.adapter import LangChainModel
-from agents.models.gateway import DEFAULT_ROLE, ModelGateway
+from agents.models.gateway import DEFAULT_ROLE, ModelGateway, dependency
 from agents.models.offline import OfflineChatModel
 from agents.models.openai import openai_model
 from agents.models.port import ChatModel
@@ -23,6 +23,7 @@ from agents.runner import AgentRunner
 from agents.tracing import NullTracer, Tracer
 from app import __version__
 from app.api.deps import ApiKeys, Services
+from app.guards.rate_limits import ProviderLimiter, RequestLimit, SharedBuckets, parse_quotas, provider_limiters
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
@@ -37,6 +38,7 @@ from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
+from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRepository
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
@@ -51,7 +53,7 @@ from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
 from graphs.routing import RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
-from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
 ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
@@ -99,8 +101,13 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
-        policies = PolicyRegistry(ResilienceSettings(off=settings.guards.off), listeners=[metrics.on_event])
-        gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
+        chains = model_chains(settings.models, specialists)
+        buckets = SharedBuckets(RedisBuckets(redis), metrics)
+        limiters = _provider_limiters(settings, chains, buckets)
+        for limiter in limiters.values():
+            stack.push_async_callback(limiter.aclose)
+        policies = PolicyRegistry(ResilienceSettings(off=settings.guards.off), listeners=[metrics.on_event], limiters=limiters)
+        gateway = ModelGateway(chains, policies, tracer, metrics)
         runner = AgentRunner(gateway, policies, tracer)
 
         def make_context(scope: RunScope) -> RunContext:
@@ -139,6 +146,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             threads=states,
             runs=service,
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
+            request_limit=_request_limit(settings, policies, buckets),
             metrics=metrics,
             check_storage=partial(ping, redis),
             outbox=outbox,
@@ -179,6 +187,26 @@ def build_graphs(
 def _deadlines(settings: Settings) -> Deadlines:
     guards = settings.guards
     return Deadlines(guards.deadline, guards.maximum_deadline, guards.background_deadline)
+
+
+def _request_limit(settings: Settings, policies: PolicyRegistry, buckets: SharedBuckets) -> RequestLimit | None:
+    per_minute = settings.requests_per_minute
+    return RequestLimit(buckets, per_minute) if per_minute and policies.is_on(PolicyName.RATE_LIMIT) else None
+
+
+def _provider_limiters(
+    settings: Settings, chains: Mapping[str, Sequence[ChatModel]], buckets: SharedBuckets
+) -> Mapping[str, ProviderLimiter]:
+    """The limiters of the models that `PROVIDER_LIMITS` names.
+
+    Raises:
+        SettingsError: It is malformed, or names a model that this service does not use.
+    """
+    try:
+        quotas = parse_quotas(settings.guards.provider_limits)
+        return provider_limiters(quotas, {dependency(model) for chain in chains.values() for model in chain}, buckets)
+    except ValueError as exc:
+        raise SettingsError(f"PROVIDER_LIMITS: {exc}") from None
 
 
 def _webhooks(settings: Settings) -> tuple[AllowedHosts, WebhookSecrets]:

@@ -15,6 +15,7 @@ from resilience.deadline_guard import DeadlineGuard
 from resilience.events import Broadcast, Listener
 from resilience.pipeline import Pipeline
 from resilience.policy import Policy
+from resilience.rate_limit import Limiter, RateLimit
 from resilience.retry import Retry
 from resilience.timeout import AttemptTimeout
 
@@ -64,6 +65,7 @@ class PolicyRegistry:
         clock: Clock of every policy.
         rng: Jitter of every retry.
         listeners: Hear of every event.
+        limiters: Allowances per time, by dependency; others have none.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class PolicyRegistry:
         clock: Clock | None = None,
         rng: Random | None = None,
         listeners: Iterable[Listener] = (),
+        limiters: Mapping[str, Limiter] | None = None,
     ) -> None:
         self._settings = settings or ResilienceSettings()
         self._clock = clock or SystemClock()
         self._rng = rng or Random()
         self._listener = Broadcast(*listeners)
+        self._limiters = limiters or {}
         self._breakers: dict[str, Breaker] = {}
         self._bulkheads: dict[str, Bulkhead] = {}
 
@@ -109,7 +113,7 @@ class PolicyRegistry:
         return tuple(bulkhead for _, bulkhead in sorted(self._bulkheads.items()))
 
     def provider_pipeline(self, dependency: str, *, timeout: float = 20.0, attempts: int = 3) -> Pipeline:
-        """What guards calls of one model: deadline › retry › breaker › bulkhead › attempt timeout.
+        """What guards calls of one model: deadline › retry › (rate limit ›) breaker › bulkhead › attempt timeout.
 
         A fallback to another model goes around it and calls through the other model's own pipeline.
 
@@ -118,7 +122,9 @@ class PolicyRegistry:
             timeout: Longest wait of one attempt for its first output, seconds.
             attempts: Most attempts.
         """
-        return self._pipeline(self._deadline(), self._retry(dependency, attempts), *self._guards(dependency, timeout))
+        return self._pipeline(
+            self._deadline(), self._retry(dependency, attempts), *self._rate_limit(dependency), *self._guards(dependency, timeout)
+        )
 
     def specialist_pipeline(self, name: str, timeout: float) -> Pipeline:
         """What guards one specialist: deadline › breaker › bulkhead › timeout. No retry: the models below have theirs.
@@ -153,6 +159,12 @@ class PolicyRegistry:
 
     def _retry(self, dependency: str, attempts: int) -> tuple[PolicyName, Policy]:
         return PolicyName.RETRY, Retry(attempts, rng=self._rng, clock=self._clock, dependency=dependency, listener=self._listener)
+
+    def _rate_limit(self, dependency: str) -> tuple[tuple[PolicyName, Policy], ...]:
+        limiter = self._limiters.get(dependency)
+        if limiter is None:
+            return ()
+        return ((PolicyName.RATE_LIMIT, RateLimit(limiter, clock=self._clock, dependency=dependency, listener=self._listener)),)
 
     def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName, Policy], ...]:
         return (

@@ -104,7 +104,7 @@ async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> 
 
 
 @router.post(
-    "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 500)
+    "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 429, 500)
 )
 async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) -> Response:
     """Answer a conversation, as a whole or as a stream."""

@@ -14,6 +14,7 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `gen_ai_client_token_usage_total` | gen_ai_provider_name, gen_ai_request_model, role, gen_ai_token_type | tokens, `input` and `output` |
 | `capataz_model_cost_usd_total` | gen_ai_provider_name, gen_ai_request_model, role | money; 0 where the price is unknown |
 | `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
+| `capataz_rate_limits_total` | limit, outcome, buckets | asked of a limit: `allowed`, `waited`, `refused`; buckets `local`: Redis is away |
 | `capataz_breaker_open` | dependency | 1 while a breaker refuses calls (open or isolated), else 0 |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
 | `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
@@ -68,6 +69,7 @@ class Metrics:
         self._cost = Counter("capataz_model_cost_usd", "Money spent on model calls", _MODEL, registry=registry)
         self._events = Counter("capataz_resilience_events", "What the policies did", ("kind", "dependency"), registry=registry)
         self._breakers = Gauge("capataz_breaker_open", "Whether a breaker refuses calls", ("dependency",), registry=registry)
+        self._limits = Counter("capataz_rate_limits", "What was asked of rate limits", ("limit", "outcome", "buckets"), registry=registry)
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
         self._redis = Counter(
             "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
@@ -111,6 +113,10 @@ class Metrics:
         self._events.labels(event.kind, event.dependency).inc()
         if event.kind is EventKind.BREAKER_TRANSITION:
             self._breakers.labels(event.dependency).set(event.fields["new"] in ("open", "isolated"))
+
+    def rate_limit(self, limit: str, outcome: str, *, is_local: bool) -> None:
+        """`limit` was asked: `allowed`, `waited` or `refused`; by this process's own buckets if `is_local`."""
+        self._limits.labels(limit, outcome, "local" if is_local else "shared").inc()
 
     def webhook(self, kind: str) -> None:
         """An attempt at a webhook ended as `delivered`, `failed` or `dead`."""
