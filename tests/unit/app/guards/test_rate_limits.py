@@ -68,5 +68,5 @@ def test_a_limiter_is_made_for_what_is_covered_and_for_nothing_else(text: str, c
 @pytest.mark.parametrize("text", ["openay=1rpm", "openai/gpt-5=1rpm", "gpt-4.1-mini=1rpm", "localhost:8001/meta=1rpm"])
 def test_a_quota_of_a_model_that_is_not_used_is_refused(text: str):
     """It would be a limit that does nothing; the text names the models that there are."""
-    with pytest.raises(ValueError, match="there are: localhost:8001/meta/llama, openai/gpt-4.1-mini, openai/gpt-4.1-nano"):
+    with pytest.raises(ValueError, match=r"there are: localhost:8001/meta/llama, openai/gpt-4\.1-mini, openai/gpt-4\.1-nano"):
         limiters(text)
