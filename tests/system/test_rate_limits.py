@@ -149,9 +149,10 @@ def test_each_key_has_its_own_allowance(limited: Service, caller: httpx.Client) 
 def test_openais_routes_refuse_in_openais_words(limited: Service, caller: httpx.Client, key: str) -> None:
     """The client's own error, with its code; the client knows from Retry-After when to come back."""
     use_up(caller)
-    client = openai.OpenAI(base_url=f"{limited.url}/v1", api_key=key, max_retries=0)
-
-    with pytest.raises(openai.RateLimitError) as refused:
+    with (
+        openai.OpenAI(base_url=f"{limited.url}/v1", api_key=key, max_retries=0) as client,
+        pytest.raises(openai.RateLimitError) as refused,
+    ):
         client.chat.completions.create(model=GRAPH, messages=[{"role": "user", "content": QUESTION}])
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
     assert f"{PER_MINUTE} runs per minute" in str(refused.value)
@@ -160,14 +161,18 @@ def test_openais_routes_refuse_in_openais_words(limited: Service, caller: httpx.
 
 
 def test_langgraphs_sdk_tells_why(limited: Service, caller: httpx.Client, key: str) -> None:
-    """Its error for 429 has our words and the headers."""
+    """Our words are in its own error for 429, and in the plain one that its `wait` and `stream` raise."""
     use_up(caller)
-    client = get_sync_client(url=limited.url, api_key=key)
+    with get_sync_client(url=limited.url, api_key=key) as client:
+        with pytest.raises(RateLimitError) as refused:
+            client.runs.create(None, GRAPH, input=says(QUESTION)["input"])
+        with pytest.raises(httpx.HTTPStatusError) as refused_too:
+            client.runs.wait(None, GRAPH, input=says(QUESTION)["input"])
 
-    with pytest.raises(RateLimitError) as refused:
-        client.runs.wait(None, GRAPH, input=says(QUESTION)["input"])
-    assert f"{PER_MINUTE} runs per minute" in str(refused.value)
-    assert refused.value.response.headers["retry-after"] == "1"
+    assert (refused.value.code, refused.value.response.headers["retry-after"]) == ("rate_limited", "1")
+    words = f"{PER_MINUTE} runs per minute"
+    assert words in str(refused.value)
+    assert words in "".join(refused_too.value.__notes__)
 
 
 def test_pages_may_read_the_fields(caller: httpx.Client) -> None:
@@ -242,9 +247,10 @@ def test_all_processes_share_the_allowance(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, None, RATE_LIMIT_RPM="10", API_KEYS="a-key:acme")
     try:
         gateways = [fleet.gateway() for _ in range(2)]
-        clients = [httpx.Client(base_url=gateway.url, headers={"x-api-key": "a-key"}) for gateway in gateways]
+        one, other = (httpx.Client(base_url=gateway.url, headers={"x-api-key": "a-key"}) for gateway in gateways)
         begun = time.monotonic()
-        statuses = [knock(clients[n % 2]).status_code for n in range(30)]
+        with one, other:
+            statuses = [knock((one, other)[n % 2]).status_code for n in range(30)]
         came_back = math.ceil((time.monotonic() - begun) / 6)
     finally:
         fleet.close()
