@@ -3,6 +3,7 @@
 import pytest
 
 from app.guards.rate_limits import MOST_PER_MINUTE, Quota, SharedBuckets, parse_quotas, provider_limiters
+from app.settings import Settings
 
 MODELS = ("model:openai/gpt-4.1-mini", "model:openai/gpt-4.1-nano", "model:localhost:8001/meta/llama")
 
@@ -40,6 +41,25 @@ def test_anything_else_is_refused_in_words(text: str, words: str):
     """At start, so that no limit is thought to hold that does not."""
     with pytest.raises(ValueError, match=words):
         parse_quotas(text)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, 0),
+        ({"API_KEYS": "a:acme"}, 100),
+        ({"API_KEYS": "a:acme", "HOST": "0.0.0.0"}, 100),
+        ({"HOST": "0.0.0.0", "ALLOW_OPEN": "true"}, 100),
+        ({"API_KEYS": "a:acme", "RATE_LIMIT_RPM": "0"}, 0),
+        ({"API_KEYS": "a:acme", "RATE_LIMIT_RPM": "7"}, 7),
+        ({"RATE_LIMIT_RPM": "7"}, 7),
+        ({"RATE_LIMIT_RPM": ""}, 0),
+    ],
+    ids=str,
+)
+def test_requests_are_limited_where_others_can_call(variables: dict[str, str], expected: int):
+    """A hundred per minute by default, none on this machine without keys; what is set wins."""
+    assert Settings.load(variables).requests_per_minute == expected
 
 
 class Nobody:
