@@ -7,7 +7,7 @@ from typing import Protocol
 
 from resilience.clock import Clock, SystemClock
 from resilience.context import CallContext
-from resilience.errors import RateLimited, Rejected
+from resilience.errors import RateLimited, Rejected, Throttled
 from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent
 from resilience.policy import Call, T
 
@@ -41,6 +41,10 @@ class Limiter(Protocol):
         """The call returned `result`: correct what was taken for it. Returns at once."""
         ...
 
+    def throttled(self, retry_after: float) -> None:
+        """The dependency itself wants no more calls for `retry_after` seconds (0: it did not say how long). Returns at once."""
+        ...
+
     def give_back(self, grant: Grant) -> None:
         """The call never reached the dependency: all of it was taken in vain. Returns at once."""
         ...
@@ -50,7 +54,7 @@ class RateLimit:
     """Lets a call through once there is allowance for it; what is too far off is rejected.
 
     Waiting spends the deadline. A call that fails keeps what it took, since the dependency has counted it too; one that a policy
-    further in rejects gives it back.
+    further in rejects gives it back. Of a 429 the limiter is told, so that others need not ask in vain.
 
     Args:
         limiter: Keeps the allowance.
@@ -93,6 +97,8 @@ class RateLimit:
         except BaseException as exc:
             if not has_begun or isinstance(exc, Rejected):
                 self._limiter.give_back(grant)
+            elif isinstance(exc, Throttled):
+                self._limiter.throttled(exc.retry_after or 0.0)
             raise
         self._limiter.settle(grant, result)
         return result

@@ -109,6 +109,13 @@ class LocalBuckets:
             debt = self._debt(charge, now) + charge.cost * charge.rate.unit
             self._full_at[charge.bucket] = now + min(max(debt, 0.0), MOST_WINDOWS * charge.rate.window)
 
+    def hold(self, charges: Sequence[Charge], seconds: float) -> None:
+        """Have nothing to give for `seconds`, at most a window; costs do not matter."""
+        now = self._clock.monotonic()
+        for charge in charges:
+            held = charge.rate.window + min(seconds, charge.rate.window)
+            self._full_at[charge.bucket] = now + max(self._debt(charge, now), held)
+
     def _debt(self, charge: Charge, now: float) -> float:
         return min(max(self._full_at.get(charge.bucket, now) - now, 0.0), MOST_WINDOWS * charge.rate.window)
 

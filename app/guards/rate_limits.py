@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -65,14 +65,25 @@ class SharedBuckets:
 
     async def settle(self, charges: Sequence[Charge]) -> None:
         """Add to what has been taken, or give back what has a negative cost; may overdraw."""
-        if self._is_there():
-            try:
-                async with asyncio.timeout(REDIS_PATIENCE):
-                    await self._shared.settle(charges)
-                return
-            except (StorageError, TimeoutError):
-                self._miss()
-        self._local.settle(charges)
+        if not await self._reached(lambda: self._shared.settle(charges)):
+            self._local.settle(charges)
+
+    async def hold(self, charges: Sequence[Charge], seconds: float) -> None:
+        """Have nothing to give for `seconds`, at most a window."""
+        if not await self._reached(lambda: self._shared.hold(charges, seconds)):
+            self._local.hold(charges, seconds)
+
+    async def _reached(self, change: Callable[[], Awaitable[None]]) -> bool:
+        """Make a change in Redis, and say whether Redis was there."""
+        if not self._is_there():
+            return False
+        try:
+            async with asyncio.timeout(REDIS_PATIENCE):
+                await change()
+        except (StorageError, TimeoutError):
+            self._miss()
+            return False
+        return True
 
     def _is_there(self) -> bool:
         return asyncio.get_running_loop().time() >= self._away_until
@@ -174,9 +185,12 @@ class ProviderLimiter:
         provider = dependency.removeprefix(_DEPENDENCY).partition("/")[0]
         self._calls = [(provider_rate(provider, quota.name, "calls"), Rate(quota.calls)) for quota in quotas if quota.calls]
         self._tokens = [(provider_rate(provider, quota.name, "tokens"), Rate(quota.tokens)) for quota in quotas if quota.tokens]
+        model = dependency.removeprefix(_DEPENDENCY)
+        self._own = [provider_rate(provider, model, unit) for unit in ("calls", "tokens")]
         self._most = min((rate.allowance for _, rate in self._tokens), default=0)
         self._answer = float(FIRST_ANSWER)
         self._owed_calls = self._owed_tokens = 0
+        self._hold: float | None = None
         self._settling: asyncio.Task[None] | None = None
 
     async def take(self, ctx: CallContext, *, patience: float) -> Grant:
@@ -194,6 +208,11 @@ class ProviderLimiter:
             self._answer += LEARNING * (used.output_tokens - self._answer)
             self._owe(0, used.input_tokens + used.output_tokens - grant.weight)
 
+    def throttled(self, retry_after: float) -> None:
+        """See `Limiter.throttled`. Only the model's own allowance is held: its provider's other models may have some left."""
+        self._hold = max(retry_after, self._hold or 0.0)
+        self._soon()
+
     def give_back(self, grant: Grant) -> None:
         """See `Limiter.give_back`."""
         self._owe(-1, -grant.weight)
@@ -204,17 +223,25 @@ class ProviderLimiter:
             await asyncio.wait([self._settling])
 
     def _owe(self, calls: int, tokens: int) -> None:
-        """Settle soon; what comes up while a correction is on its way goes together with the next one."""
         self._owed_calls += calls
         self._owed_tokens += tokens
+        self._soon()
+
+    def _soon(self) -> None:
+        """Settle; what comes up while a correction is on its way goes together with the next one."""
         if self._settling is None:
             self._settling = asyncio.create_task(self._settle(), name=f"settle {self._dependency}")
 
     async def _settle(self) -> None:
         try:
-            while charges := self._charges(self._owed_calls, self._owed_tokens):
-                self._owed_calls = self._owed_tokens = 0
-                await self._buckets.settle(charges)
+            while self._owed_calls or self._owed_tokens or self._hold is not None:
+                owed, hold = self._charges(self._owed_calls, self._owed_tokens), self._hold
+                self._owed_calls, self._owed_tokens, self._hold = 0, 0, None
+                if owed:
+                    await self._buckets.settle(owed)
+                own = [charge for charge in self._charges(1, 1) if charge.bucket in self._own]
+                if own and hold is not None:
+                    await self._buckets.hold(own, hold)
         finally:
             self._settling = None
 

@@ -20,7 +20,7 @@ from app.guards.rate_limits import FIRST_ANSWER, ProviderLimiter, Quota, Request
 from app.storage.errors import StorageUnavailable
 from app.storage.redis.connection import connect
 from app.storage.redis.keys import TenantKeys, provider_rate
-from app.storage.redis.limits import NOW, SETTLE, TAKE, RedisBuckets
+from app.storage.redis.limits import HOLD, NOW, SETTLE, TAKE, RedisBuckets
 from resilience.context import CallContext
 from resilience.deadline import Deadline
 from resilience.rate_limit import Grant
@@ -124,7 +124,7 @@ async def test_a_clock_that_is_set_back_locks_nobody_out_for_long(buckets: Redis
 _RATES = {"{r}:calls": Rate(7, window=60.0), "{r}:tokens": Rate(1000, window=60.0)}
 _STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["take", "settle"]),
+        st.sampled_from(["take", "settle", "hold"]),
         st.lists(st.tuples(st.sampled_from(sorted(_RATES)), st.integers(-300, 1500)), min_size=1, max_size=2, unique_by=lambda c: c[0]),
         st.sampled_from([0.0, 1.0, 30.0]),
         st.integers(0, 90_000),
@@ -145,8 +145,9 @@ def test_redis_and_one_process_agree_on_every_history(steps, shared_redis):
         local = LocalBuckets(clock)
         # The same scripts, with a time that the test moves; keys must not expire by the server's.
         given_time = "local now = tonumber(redis.call('GET', 'time'))\n"
-        take, settle = (
-            client.register_script(script.replace(NOW, given_time).replace(", 'PX', math.ceil(debt)", "")) for script in (TAKE, SETTLE)
+        take, settle, hold = (
+            client.register_script(script.replace(NOW, given_time).replace(", 'PX', math.ceil(debt)", ""))
+            for script in (TAKE, SETTLE, HOLD)
         )
         at = 1_700_000_000_000
         for what, costs, patience, pause in steps:
@@ -159,6 +160,10 @@ def test_redis_and_one_process_agree_on_every_history(steps, shared_redis):
             if what == "settle":
                 local.settle(charges)
                 await settle(keys=keys, args=arguments)
+                continue
+            if what == "hold":
+                local.hold(charges, patience)
+                await hold(keys=keys, args=[patience * 1000, *arguments])
                 continue
             here = local.take(charges, patience=patience)
             is_allowed, wait, remaining, full_in = await take(keys=keys, args=[patience * 1000, *arguments])
@@ -305,6 +310,31 @@ async def test_what_was_taken_in_vain_is_given_back_whole(buckets: RedisBuckets)
     assert await left(buckets) == (100, 10_000)
 
 
+async def test_a_429_holds_the_models_own_allowance_everywhere(buckets: RedisBuckets):
+    """For as long as the provider said, in every process; other models of the provider may be asked meanwhile."""
+    quotas = (*QUOTAS, Quota("openai/gpt-x", calls=600))
+    first = ProviderLimiter(MODEL, quotas[::2], SharedBuckets(buckets, Counted()))
+    elsewhere = ProviderLimiter(MODEL, quotas[::2], SharedBuckets(buckets, Counted()))
+    neighbour = ProviderLimiter("model:openai/gpt-y", QUOTAS[:1], SharedBuckets(buckets, Counted()))
+    for seconds in (20.0, 3.0):
+        first.throttled(seconds)
+    await first.aclose()
+
+    refused = await elsewhere.take(asks(10), patience=1.0)
+    assert not refused.is_allowed
+    assert refused.wait == pytest.approx(20.1, abs=0.2)
+    assert (await neighbour.take(asks(10), patience=0.0)).is_allowed
+
+
+async def test_a_429_of_a_model_without_an_allowance_of_its_own_holds_nobody(buckets: RedisBuckets):
+    """The provider's common allowance is also that of its other models."""
+    limiter = ProviderLimiter(MODEL, QUOTAS[:1], SharedBuckets(buckets, Counted()))
+    limiter.throttled(20.0)
+    await limiter.aclose()
+
+    assert (await limiter.take(asks(10), patience=0.0)).is_allowed
+
+
 async def test_a_reply_without_usage_keeps_its_estimate(buckets: RedisBuckets):
     """As does what is no model's reply, and nothing is learnt of it."""
     limiter = ProviderLimiter(MODEL, QUOTAS, SharedBuckets(buckets, Counted()))
@@ -349,6 +379,9 @@ async def test_without_redis_a_provider_is_not_flooded(own_redis):
     limiter.settle(grant, reply(9_900, 100))
     await limiter.aclose()
     assert not (await limiter.take(asks(100), patience=1.0)).is_allowed
+    limiter.throttled(30.0)
+    await limiter.aclose()
+    assert (await limiter.take(asks(100), patience=1.0)).wait > 29.0
     await client.aclose()
 
 
@@ -361,4 +394,6 @@ async def test_an_outage_is_named(own_redis):
         await RedisBuckets(client).take(one(Rate(1)))
     with pytest.raises(StorageUnavailable):
         await RedisBuckets(client).settle(one(Rate(1)))
+    with pytest.raises(StorageUnavailable):
+        await RedisBuckets(client).hold(one(Rate(1)), 1.0)
     await client.aclose()

@@ -62,6 +62,16 @@ for i, key in ipairs(KEYS) do
 end
 """
 )
+HOLD = (
+    NOW
+    + _HEAD
+    + """
+for i, key in ipairs(KEYS) do
+  local debt, window = bucket(i, 1)
+  store(key, math.max(debt, window + math.min(tonumber(ARGV[1]), window)))
+end
+"""
+)
 
 
 class RedisBuckets:
@@ -73,6 +83,7 @@ class RedisBuckets:
     def __init__(self, client: Redis) -> None:
         self._take = client.register_script(TAKE)
         self._settle = client.register_script(SETTLE)
+        self._hold = client.register_script(HOLD)
 
     async def take(self, charges: Sequence[Charge], *, patience: float = 0.0) -> Taken:
         """Take all charges, or none of them; see `LocalBuckets.take`."""
@@ -84,6 +95,11 @@ class RedisBuckets:
         """Add to what has been taken, or give back what has a negative cost; see `LocalBuckets.settle`."""
         with guarded():
             await self._settle(keys=_keys(charges), args=_arguments(charges))
+
+    async def hold(self, charges: Sequence[Charge], seconds: float) -> None:
+        """Have nothing to give for `seconds`; see `LocalBuckets.hold`."""
+        with guarded():
+            await self._hold(keys=_keys(charges), args=[seconds * 1000, *_arguments(charges)])
 
 
 def _keys(charges: Sequence[Charge]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from resilience.breaker import BreakerSettings
 from resilience.context import CallContext
 from resilience.deadline import Deadline
-from resilience.errors import AttemptTimedOut, CircuitOpen, DeadlineExceeded, RateLimited, TransientError
+from resilience.errors import AttemptTimedOut, CircuitOpen, DeadlineExceeded, RateLimited, Throttled, TransientError
 from resilience.events import EventKind, ResilienceEvent
 from resilience.fallback import Alternative, Fallback
 from resilience.pipeline import Pipeline
@@ -32,6 +32,7 @@ class CallsPerMinute:
         self.weights: list[int] = []
         self.settled: list[object] = []
         self.given_back = 0
+        self.throttled_for: list[float] = []
 
     async def take(self, ctx: CallContext, *, patience: float) -> Grant:
         self.weights.append(ctx.weigh())
@@ -40,6 +41,9 @@ class CallsPerMinute:
 
     def settle(self, grant: Grant, result: object) -> None:
         self.settled.append(result)
+
+    def throttled(self, retry_after: float) -> None:
+        self.throttled_for.append(retry_after)
 
     def give_back(self, grant: Grant) -> None:
         self.given_back += 1
@@ -161,6 +165,16 @@ async def test_only_what_never_reached_the_dependency_is_given_back(ctx: CallCon
         await limited(limiter).execute(fail_then_return(1, error, ""), ctx)
     assert raised.value is error
     assert (limiter.given_back, limiter.settled) == (given_back, [])
+
+
+@pytest.mark.parametrize(("retry_after", "told"), [(7.0, 7.0), (None, 0.0)])
+async def test_a_dependency_that_wants_no_more_calls_is_believed(ctx: CallContext, retry_after: float | None, told: float):
+    """The limiter is told for how long; the charge is kept, since the dependency has counted the call."""
+    limiter = CallsPerMinute(2)
+
+    with pytest.raises(Throttled):
+        await limited(limiter).execute(fail_then_return(1, Throttled("429", retry_after), ""), ctx)
+    assert (limiter.throttled_for, limiter.given_back, limiter.settled) == ([told], 0, [])
 
 
 # --- with its neighbours: retry › rate limit › breaker ------------------------------------------------------------------

@@ -98,6 +98,18 @@ def test_settling_may_overdraw_but_by_no_more_than_a_window(buckets: LocalBucket
     assert buckets.take(one()).is_allowed
 
 
+def test_a_bucket_that_is_held_gives_nothing_until_then(buckets: LocalBuckets, clock: FakeClock):
+    """After that it fills up evenly; a shorter hold changes nothing, and none is longer than a window."""
+    buckets.hold(one(), 5.0)
+    buckets.hold(one(), 1.0)
+    assert buckets.take(one()).wait == pytest.approx(5.6)
+    clock.advance(5.6)
+    assert [buckets.take(one()).is_allowed for _ in range(2)] == [True, False]
+
+    buckets.hold(one(), 86_400.0)
+    assert buckets.take(one()).wait == pytest.approx(60.6)
+
+
 def test_what_is_given_back_can_be_taken_again(buckets: LocalBuckets):
     """But a bucket is never more than full."""
     buckets.take(one(cost=100))
