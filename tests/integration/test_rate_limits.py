@@ -145,10 +145,8 @@ def test_redis_and_one_process_agree_on_every_history(steps, shared_redis):
         local = LocalBuckets(clock)
         # The same scripts, with a time that the test moves; keys must not expire by the server's.
         given_time = "local now = tonumber(redis.call('GET', 'time'))\n"
-        take, settle, hold = (
-            client.register_script(script.replace(NOW, given_time).replace(", 'PX', math.ceil(debt)", ""))
-            for script in (TAKE, SETTLE, HOLD)
-        )
+        moved = [script.replace(NOW, given_time).replace(", 'PX', math.ceil(debt)", "") for script in (TAKE, SETTLE, HOLD)]
+        take, settle, hold = map(client.register_script, moved)
         at = 1_700_000_000_000
         for what, costs, patience, pause in steps:
             at += pause
@@ -382,6 +380,19 @@ async def test_without_redis_a_provider_is_not_flooded(own_redis):
     limiter.throttled(30.0)
     await limiter.aclose()
     assert (await limiter.take(asks(100), patience=1.0)).wait > 29.0
+    await client.aclose()
+
+
+async def test_an_outage_between_a_call_and_its_settlement_is_settled_here(own_redis):
+    """What it used above its estimate counts in this process until Redis is back."""
+    client = connect(own_redis.url)
+    limiter = ProviderLimiter(MODEL, QUOTAS, SharedBuckets(RedisBuckets(client), Counted()))
+    grant = await limiter.take(asks(100), patience=0.0)
+    own_redis.kill()
+
+    limiter.settle(grant, reply(12_000, 0))
+    await limiter.aclose()
+    assert not (await limiter.take(asks(100), patience=1.0)).is_allowed
     await client.aclose()
 
 

@@ -331,6 +331,22 @@ def test_tokens_count_as_the_provider_counts_them(start_service: StartService, s
     assert {step["why"] for step in second["degraded"]} == {"rate_limited"}
 
 
+def test_a_429_of_the_provider_is_believed(start_service: StartService, start_provider: StartProvider) -> None:
+    """A model that says "in a minute" is not asked again, neither by this run nor by the next; without a limit it was asked each time."""
+
+    def busy(request: Request) -> Reply:
+        return Reply(status=429, headers={"retry-after": "60"}) if request["model"] == "main" else both_models(request)
+
+    provider = start_provider(busy)
+    service = start_service(**configured(provider, "P/main=600rpm"))
+
+    with httpx.Client(base_url=service.url, timeout=60) as http:
+        answers = [ask(http, "How do I change my PIN?") for _ in range(3)]
+
+    assert [values["answer"] for values in answers] == [SECOND] * 3
+    assert served_by(provider, "main") == 1
+
+
 def test_a_limit_of_the_provider_is_one_for_all_its_models(start_service: StartService, start_provider: StartProvider) -> None:
     """When it is used up no model of it is asked, and a human takes over, honestly."""
     provider = start_provider(both_models)
