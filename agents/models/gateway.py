@@ -145,5 +145,5 @@ def dependency(model: ChatModel) -> str:
 
 def prompt_tokens(request: ModelRequest) -> int:
     """About how many tokens the prompt has, functions and schema included."""
-    characters = sum(len(message.text) for message in request.messages)
-    return (characters + len(str(request.tools)) + len(str(request.response_schema or ""))) // CHARACTERS_PER_TOKEN
+    texts = [*(message.text for message in request.messages), str(request.tools or ""), str(request.response_schema or "")]
+    return sum(map(len, texts)) // CHARACTERS_PER_TOKEN

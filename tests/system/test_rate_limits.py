@@ -314,8 +314,8 @@ def test_a_model_without_allowance_is_not_asked_and_the_next_one_answers(
 
 
 def test_tokens_count_as_the_provider_counts_them(start_service: StartService, start_provider: StartProvider) -> None:
-    """An answer of thousands of tokens uses up the minute, although its prompt was short."""
-    long = FIRST + " word" * 20_000
+    """An answer of tens of thousands of tokens uses up two minutes, although its prompt was short."""
+    long = FIRST + " word" * 40_000
 
     def verbose(request: Request) -> Reply:
         return routes_to("technical_support") if is_routing(request) else concludes(long if request["model"] == "main" else SECOND)
