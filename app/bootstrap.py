@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from agents.demo.company import help_centre
 from agents.errors import OutputInvalid
 from agents.models.adapter import LangChainModel
-from agents.models.gateway import DEFAULT_ROLE, ModelGateway
+from agents.models.gateway import DEFAULT_ROLE, ModelGateway, dependency
 from agents.models.offline import OfflineChatModel
 from agents.models.openai import openai_model
 from agents.models.port import ChatModel
@@ -27,6 +27,7 @@ from agents.tracing import NullTracer, Tracer
 from app import __version__
 from app.api.deps import ApiKeys, Services
 from app.guards.breakers import BreakerChanges, FleetBreakers, breaker_rules, log_transition
+from app.guards.rate_limits import ProviderLimiter, RequestLimit, SharedBuckets, parse_quotas, provider_limiters
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
@@ -42,6 +43,7 @@ from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
+from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRepository
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
@@ -57,7 +59,8 @@ from graphs.registry import GraphEntry
 from graphs.routing import RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
 from resilience.events import Listener
-from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.rate_limit import Limiter
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
 ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
@@ -105,9 +108,14 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
+        chains = model_chains(settings.models, specialists)
+        buckets = SharedBuckets(RedisBuckets(redis), metrics)
+        limiters = _provider_limiters(settings, chains, buckets)
+        for limiter in limiters.values():
+            stack.push_async_callback(limiter.aclose)
         changes = BreakerChanges()
-        policies = _policies(settings, [metrics.on_event, log_transition, changes])
-        gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
+        policies = _policies(settings, limiters, [metrics.on_event, log_transition, changes])
+        gateway = ModelGateway(chains, policies, tracer, metrics)
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
 
@@ -147,6 +155,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             threads=states,
             runs=service,
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
+            request_limit=_request_limit(settings, policies, buckets),
             metrics=metrics,
             breakers=breakers,
             check_storage=partial(ping, redis),
@@ -199,17 +208,39 @@ def build_graphs(
     return graphs
 
 
-def _policies(settings: Settings, listeners: Sequence[Listener]) -> PolicyRegistry:
+def _policies(settings: Settings, limiters: Mapping[str, Limiter], listeners: Sequence[Listener]) -> PolicyRegistry:
     guards = settings.guards
     if guards.chaos is not None:
         get_logger().warning("faults_are_injected", faults=guards.chaos.model_dump(mode="json")["faults"])
     rules = ResilienceSettings(off=guards.off, breakers=breaker_rules(guards.breaker_open_time, guards.slow_model_call), chaos=guards.chaos)
-    return PolicyRegistry(rules, listeners=listeners, garbage=lambda dependency: OutputInvalid("garbage", f"chaos at {dependency}"))
+    return PolicyRegistry(
+        rules, listeners=listeners, limiters=limiters, garbage=lambda dependency: OutputInvalid("garbage", f"chaos at {dependency}")
+    )
 
 
 def _deadlines(settings: Settings) -> Deadlines:
     guards = settings.guards
     return Deadlines(guards.deadline, guards.maximum_deadline, guards.background_deadline)
+
+
+def _request_limit(settings: Settings, policies: PolicyRegistry, buckets: SharedBuckets) -> RequestLimit | None:
+    per_minute = settings.requests_per_minute
+    return RequestLimit(buckets, per_minute) if per_minute and policies.is_on(PolicyName.RATE_LIMIT) else None
+
+
+def _provider_limiters(
+    settings: Settings, chains: Mapping[str, Sequence[ChatModel]], buckets: SharedBuckets
+) -> Mapping[str, ProviderLimiter]:
+    """The limiters of the models that `PROVIDER_LIMITS` names.
+
+    Raises:
+        SettingsError: It is malformed, or names a model that this service does not use.
+    """
+    try:
+        quotas = parse_quotas(settings.guards.provider_limits)
+        return provider_limiters(quotas, {dependency(model) for chain in chains.values() for model in chain}, buckets)
+    except ValueError as exc:
+        raise SettingsError(f"PROVIDER_LIMITS: {exc}") from None
 
 
 def _webhooks(settings: Settings) -> tuple[AllowedHosts, WebhookSecrets]:

@@ -7,6 +7,7 @@ AppError
 ├── AlreadyExists         409
 ├── ThreadBusy            409  another run is under way on the thread
 ├── ConflictingRequest    400  two fields of the request exclude each other
+├── TooManyRequests       429  the allowance per time is used up
 └── NotReady              503  the service is starting or draining
 """
 
@@ -71,6 +72,17 @@ class ConflictingRequest(AppError):
 
     code = "conflicting_request"
     status = 400
+
+
+class TooManyRequests(AppError):
+    """The allowance per time is used up; `retry_after` in seconds."""
+
+    code = "rate_limited"
+    status = 429
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class NotReady(AppError):

@@ -20,6 +20,7 @@ from app.api import admin, assistants, health, openai, problems, runs, threads, 
 from app.api.body_limit import BodyLimit
 from app.api.deps import Services
 from app.api.openapi import describe
+from app.api.rate_limit import LEFT, POLICY, RateLimitFields
 from app.api.request_id import RequestId
 from app.bootstrap import run, running
 from app.settings import Settings
@@ -29,7 +30,7 @@ MAX_BODY_BYTES = 1024 * 1024
 """Largest request body."""
 CONNECTION_GRACE = 22
 """How long open connections may take to end when the service is told to stop, seconds."""
-_EXPOSED = ["content-location", "location", "x-pagination-next", "x-pagination-total", "x-request-id", "retry-after"]
+_EXPOSED = ["content-location", "location", "x-pagination-next", "x-pagination-total", "x-request-id", "retry-after", POLICY, LEFT]
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -56,6 +57,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     problems.install(app)
     describe(app)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    if services.request_limit is not None:
+        app.add_middleware(RateLimitFields)
     # A service without keys must not be open to every page that its user's browser visits.
     origins = {"allow_origins": ["*"]} if settings.access.api_keys else {"allow_origin_regex": _LOOPBACK_ORIGIN}
     app.add_middleware(

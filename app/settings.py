@@ -19,6 +19,8 @@ from resilience.registry import PolicyName
 
 DEFAULT_MODEL = "gpt-4.1-mini"
 """What `MODEL_REASONING` and `MODEL_ROUTING` stand for when a provider is configured and they are not."""
+DEFAULT_REQUESTS_PER_MINUTE = 100
+"""Runs that one API key may ask for per minute unless `RATE_LIMIT_RPM` says otherwise: more than a person, less than a loop."""
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_ROLES = frozenset({"MODEL_FALLBACK"})
 
@@ -134,6 +136,8 @@ class GuardSettings(_Settings):
     background_deadline: float = Field(3600.0, alias="BACKGROUND_DEADLINE_SECONDS", gt=0.0)
     breaker_open_time: float = Field(30.0, alias="BREAKER_OPEN_SECONDS", gt=0.0, le=3600.0)
     slow_model_call: float = Field(5.0, alias="BREAKER_SLOW_SECONDS", ge=0.0)
+    requests_per_minute: int | None = Field(None, alias="RATE_LIMIT_RPM", ge=0, le=10**9)
+    provider_limits: str = Field("", alias="PROVIDER_LIMITS")
     off: Annotated[frozenset[PolicyName], BeforeValidator(lambda value: _parse_policies(value))] = Field(
         frozenset(), alias="RESILIENCE_OFF"
     )
@@ -180,6 +184,13 @@ class Settings(_Settings):
                 f"HOST={self.server.host} lets other machines in without a key: set API_KEYS=key:tenant, or ALLOW_OPEN=true to allow it"
             )
         return self
+
+    @property
+    def requests_per_minute(self) -> int:
+        """How many runs one API key may ask for per minute; 0: as many as it likes, the default where nobody else can call."""
+        is_private = self.server.is_loopback and not self.access.api_keys
+        given = self.guards.requests_per_minute
+        return given if given is not None else 0 if is_private else DEFAULT_REQUESTS_PER_MINUTE
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None, env_file: Path = Path(".env")) -> Settings:

@@ -78,6 +78,10 @@ class Output:
         return stop
 
 
+def _nothing() -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class CallContext:
     """One call through a pipeline; policies hand a changed copy down, never the same object back up.
@@ -91,6 +95,8 @@ class CallContext:
             way at once and one of them be thrown away.
         standing: Where it belongs in a queue.
         output: Whether the caller's reader has seen the first piece of the result.
+        weigh: What the call is expected to use of an allowance per time, besides being one call: the prompt's tokens, for a model.
+            Asked only where there is such an allowance.
     """
 
     operation: str
@@ -100,6 +106,7 @@ class CallContext:
     is_read_only: bool = False
     standing: Standing = field(default_factory=Standing)
     output: Output = field(default_factory=Output, compare=False)
+    weigh: Callable[[], int] = field(default=_nothing, compare=False)
 
     def with_attempt(self, attempt: int) -> CallContext:
         """The same call, tried again."""

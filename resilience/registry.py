@@ -17,6 +17,7 @@ from resilience.events import Broadcast, Listener
 from resilience.hedge import Hedge, HedgeSettings
 from resilience.pipeline import Pipeline
 from resilience.policy import Policy
+from resilience.rate_limit import Limiter, RateLimit
 from resilience.retry import Retry
 from resilience.retry_budget import RetryBudget, RetryBudgetSettings
 from resilience.timeout import AttemptTimeout
@@ -74,6 +75,7 @@ class PolicyRegistry:
         rng: Jitter of every retry and every open time.
         listeners: Hear of every event.
         garbage: What injected garbage of a dependency ends in: the error that its real garbage would.
+        limiters: Allowances per time, by dependency; others have none.
     """
 
     def __init__(
@@ -84,11 +86,13 @@ class PolicyRegistry:
         rng: Random | None = None,
         listeners: Iterable[Listener] = (),
         garbage: Callable[[str], Exception] = garbage,
+        limiters: Mapping[str, Limiter] | None = None,
     ) -> None:
         self._settings = settings or ResilienceSettings()
         self._clock = clock or SystemClock()
         self._rng = rng or Random()
         self._listener = Broadcast(*listeners)
+        self._limiters = limiters or {}
         self._breakers: dict[str, Breaker] = {}
         self._bulkheads: dict[str, Bulkhead] = {}
         self._retry_budgets: dict[str, RetryBudget] = {}
@@ -138,7 +142,7 @@ class PolicyRegistry:
         return tuple(bulkhead for _, bulkhead in sorted(self._bulkheads.items()))
 
     def provider_pipeline(self, dependency: str, *, timeout: float = 20.0, attempts: int = 3) -> Pipeline:
-        """What guards calls of one model: deadline › retry › hedge › breaker › bulkhead › attempt timeout.
+        """What guards calls of one model: deadline › retry › hedge › (rate limit ›) breaker › bulkhead › attempt timeout.
 
         A fallback to another model goes around it and calls through the other model's own pipeline.
 
@@ -148,7 +152,11 @@ class PolicyRegistry:
             attempts: Most attempts.
         """
         return self._pipeline(
-            self._deadline(), self._retry(dependency, attempts), self._hedge(dependency), *self._guards(dependency, timeout)
+            self._deadline(),
+            self._retry(dependency, attempts),
+            self._hedge(dependency),
+            *self._rate_limit(dependency),
+            *self._guards(dependency, timeout),
         )
 
     def specialist_pipeline(self, name: str, timeout: float) -> Pipeline:
@@ -189,6 +197,12 @@ class PolicyRegistry:
 
     def _hedge(self, dependency: str) -> tuple[PolicyName, Policy]:
         return PolicyName.HEDGE, self.hedge(dependency)
+
+    def _rate_limit(self, dependency: str) -> tuple[tuple[PolicyName, Policy], ...]:
+        limiter = self._limiters.get(dependency)
+        if limiter is None:
+            return ()
+        return ((PolicyName.RATE_LIMIT, RateLimit(limiter, clock=self._clock, dependency=dependency, listener=self._listener)),)
 
     def _guards(self, dependency: str, timeout: float) -> tuple[tuple[PolicyName | None, Policy], ...]:
         return (

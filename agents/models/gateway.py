@@ -26,8 +26,8 @@ DEFAULT_ROLE = "reasoning"
 ATTEMPT_TIMEOUT = 7.0
 """Longest wait of one attempt for its first token, seconds. Less than what any caller leaves to its first model (8 s for a routing
 decision): a hanging model must fail by its own timeout, or its breaker never hears of it."""
-
-
+CHARACTERS_PER_TOKEN = 4
+"""How many characters of a prompt are about one token; OpenAI's own rule of thumb for English, and for Spanish it is a little less."""
 TRACED_MESSAGES = 3
 """How many messages of a prompt a trace shows; the whole conversation is in its run."""
 
@@ -36,7 +36,7 @@ class ModelPipelines(Protocol):
     """Where the gateway gets the pipeline around one model; shared by all runs of this process."""
 
     def provider_pipeline(self, dependency: str, *, timeout: float) -> Pipeline:
-        """Deadline › retry › hedge › breaker › bulkhead › attempt timeout around the calls of one model."""
+        """Deadline › retry › hedge › (rate limit ›) breaker › bulkhead › attempt timeout around the calls of one model."""
         ...
 
     @property
@@ -92,7 +92,14 @@ class ModelGateway:
         with self._tracer.span(
             "generation", f"model:{request.role}", input=[_traced(message) for message in request.messages[-TRACED_MESSAGES:]]
         ) as span:
-            ctx = CallContext(dependency(first), deadline, idempotent=True, is_read_only=not request.is_visible, standing=request.standing)
+            ctx = CallContext(
+                dependency(first),
+                deadline,
+                idempotent=True,
+                is_read_only=not request.is_visible,
+                standing=request.standing,
+                weigh=partial(prompt_tokens, request),
+            )
             reply = await fallback.execute(partial(self._ask, first, request), ctx)
             span.update(output=_traced(reply.message), model=reply.model, usage=reply.usage)
         return replace(reply, degraded=tuple(degraded))
@@ -134,3 +141,9 @@ def _traced(message: BaseMessage) -> dict[str, Any]:
 def dependency(model: ChatModel) -> str:
     """The name under which a model's breaker and bulkhead are kept."""
     return f"model:{model.provider}/{model.name}"
+
+
+def prompt_tokens(request: ModelRequest) -> int:
+    """About how many tokens the prompt has, functions and schema included."""
+    texts = [*(message.text for message in request.messages), str(request.tools or ""), str(request.response_schema or "")]
+    return sum(map(len, texts)) // CHARACTERS_PER_TOKEN

@@ -13,6 +13,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
+from app.guards.rate_limits import RequestLimit
 from app.runs.service import RunService
 from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
@@ -20,6 +21,21 @@ from app.threads.service import ThreadService
 
 OPEN_TENANT = "default"
 """Whose requests they are where no keys are configured."""
+KEY_ID_LENGTH = 16
+"""Hex digits of a key's SHA-256 by which it is known outside of this module."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks.
+
+    Args:
+        tenant: Whose data it is about.
+        key_id: The beginning of the API key's digest, which tells the keys of a tenant apart; empty without keys.
+    """
+
+    tenant: str
+    key_id: str
 
 
 class ApiKeys:
@@ -31,20 +47,21 @@ class ApiKeys:
     def __init__(self, keys: Mapping[str, str]) -> None:
         self._tenants = {_digest(key): tenant for key, tenant in keys.items()}
 
-    def tenant(self, key: str | None) -> str:
+    def caller(self, key: str | None) -> Caller:
         """Whose key it is.
 
         Raises:
             Unauthenticated: A key is needed and there is none, or it is nobody's.
         """
         if not self._tenants:
-            return OPEN_TENANT
+            return Caller(OPEN_TENANT, "")
         if not key:
             raise Unauthenticated("send an API key as x-api-key, or as Authorization: Bearer", "api_key_missing")
-        tenant = self._tenants.get(_digest(key))
+        digest = _digest(key)
+        tenant = self._tenants.get(digest)
         if tenant is None:
             raise Unauthenticated("this API key is not known here", "api_key_unknown")
-        return tenant
+        return Caller(tenant, digest.hex()[:KEY_ID_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,7 @@ class Services:
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
     assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id
+    request_limit: RequestLimit | None
     metrics: Metrics
     breakers: FleetBreakers
     check_storage: Callable[[], Awaitable[None]]
@@ -70,13 +88,21 @@ def services(request: Request) -> Services:
     return found
 
 
-def tenant(
+def caller(
     request: Request,
     key: Annotated[str | None, Security(APIKeyHeader(name="x-api-key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
-) -> str:
+) -> Caller:
+    """Who asks."""
+    return services(request).api_keys.caller(key or (bearer.credentials if bearer else None))
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def tenant(caller: CallerDep) -> str:
     """Whose request it is."""
-    return services(request).api_keys.tenant(key or (bearer.credentials if bearer else None))
+    return caller.tenant
 
 
 ServicesDep = Annotated[Services, Depends(services)]

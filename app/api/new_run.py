@@ -9,7 +9,8 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Request
 
-from app.api.deps import ServicesDep, TenantDep
+from app.api.deps import CallerDep, ServicesDep
+from app.api.rate_limit import spend
 from app.api.schemas import RunCreate, StatelessRunCreate
 from app.runs.request import RunRequest
 from app.runs.service import StartedRun
@@ -35,13 +36,24 @@ class NewRun:
 
     request: Request
     services: ServicesDep
-    tenant: TenantDep
+    caller: CallerDep
     idempotency_key: IdempotencyKey = None
     x_deadline_ms: DeadlineMs = None
     x_priority: PriorityName = None
 
+    @property
+    def tenant(self) -> str:
+        """Whose run it will be."""
+        return self.caller.tenant
+
     async def start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool = True, is_background: bool = False) -> StartedRun:
-        """Accept the run; see `RunService.start`. A caller who does not stream has nothing logged unless a mode was named."""
+        """Accept the run; see `RunService.start`. A caller who does not stream has nothing logged unless a mode was named.
+
+        Raises:
+            TooManyRequests: The caller's key has used up its allowance. The same request again (`Idempotency-Key`) counts again.
+        """
+        if self.services.request_limit is not None:
+            await spend(self.services.request_limit, self.request, self.tenant, self.caller.key_id)
         wanted = self._request(body, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
         return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body))

@@ -104,7 +104,7 @@ async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> 
 
 
 @router.post(
-    "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 500)
+    "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 429, 500)
 )
 async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) -> Response:
     """Answer a conversation, as a whole or as a stream."""
@@ -115,21 +115,21 @@ async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) ->
     # Calls and results of the client's own tools are not ours to read.
     spoken = [message for message in body.messages if message.content and message.role != "tool"]
     messages: list[JsonValue] = [message.model_dump(include={"role", "content"}) for message in spoken]
-    run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, on_disconnect="cancel")
+    run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, stream_resumable=_may_come_back(new))
     if body.stream:
         run.stream_mode = ["messages-tuple"]
     started = await new.start(None, run, streams=body.stream)
     where = {"Content-Location": run_path(new.request, started.record)}
     if body.stream:
         reader = await services.runs.reader(tenant, started.record, after=0)
-        return event_stream(_chunks(services, started, reader, body), where)
+        return event_stream(_chunks(new, started, reader, body), where)
     try:
         outcome = await _outcome(new, started)
     except Drained:
-        services.runs.leave(tenant, started.record)  # nobody could fetch its answer
+        _leave(new, started)
         raise NotReady("the service is going down; try again in a moment", "draining") from None
     if outcome is None:
-        services.runs.leave(tenant, started.record)
+        _leave(new, started)
         return Response(status_code=CALLER_LEFT)
     if outcome.error is not None:
         raise RunFailed(outcome.error["message"], outcome.error["code"])
@@ -137,6 +137,16 @@ async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) ->
     message = {"role": "assistant", "content": _answer(outcome.values)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     return JSONResponse({**_head(started, body.model, "chat.completion"), "choices": [choice], "usage": usage}, headers=where)
+
+
+def _may_come_back(new: NewRun) -> bool:
+    return new.idempotency_key is not None
+
+
+def _leave(new: NewRun, started: StartedRun) -> None:
+    """The caller has gone. So does the run, since nobody could fetch its answer; unless the same request can come again."""
+    if not _may_come_back(new):
+        new.services.runs.leave(started.tenant, started.record)
 
 
 async def _outcome(new: NewRun, started: StartedRun) -> Outcome | None:
@@ -151,7 +161,7 @@ async def _outcome(new: NewRun, started: StartedRun) -> Outcome | None:
         waiting.cancel()
 
 
-async def _chunks(services: Services, started: StartedRun, reader: LogReader, body: ChatCompletionRequest) -> AsyncIterator[bytes]:
+async def _chunks(new: NewRun, started: StartedRun, reader: LogReader, body: ChatCompletionRequest) -> AsyncIterator[bytes]:
     """The answer's tokens; a draft that a human's call replaced stays, with the last word after it."""
     head = _head(started, body.model, "chat.completion.chunk")
     yield _chunk({**head, "choices": [_delta({"role": "assistant", "content": ""})]})
@@ -169,7 +179,7 @@ async def _chunks(services: Services, started: StartedRun, reader: LogReader, bo
                 if event.name == "messages" and (text := _new_text(event.data, spoken)):
                     yield _chunk({**head, "choices": [_delta({"content": text})]})
         has_left = False
-        outcome = await services.runs.outcome(started.tenant, started.record)
+        outcome = await new.services.runs.outcome(started.tenant, started.record)
         if outcome.error is not None:
             yield _chunk(
                 {"error": {"message": outcome.error["message"], "type": "server_error", "param": None, "code": outcome.error["code"]}}
@@ -185,7 +195,7 @@ async def _chunks(services: Services, started: StartedRun, reader: LogReader, bo
         yield _chunk({"error": {"message": "the storage cannot be reached", "type": "server_error", "param": None, "code": exc.code}})
     finally:
         if has_left:
-            services.runs.leave(started.tenant, started.record)
+            _leave(new, started)
 
 
 def _answer(values: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app.api.problems import MEDIA_TYPE, Problem
+from app.api.rate_limit import describe_fields
 
 
 def describe(app: FastAPI) -> None:
@@ -22,6 +23,8 @@ def describe(app: FastAPI) -> None:
                 schemas.pop(name, None)
             for path, operations in document["paths"].items():
                 for operation in operations.values():
+                    if "429" in operation["responses"]:
+                        describe_fields(operation)
                     if path.startswith("/v1/"):
                         operation["responses"].pop("422", None)  # a 400 there
                     else:

@@ -6,6 +6,7 @@ the same errors. Text of exceptions that we do not know never leaves.
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -68,7 +69,7 @@ def problem(
     request: Request, status: int, code: str, detail: str, retry_after: float | None = None, param: str | None = None
 ) -> JSONResponse:
     """The answer that tells of an error; `param` names the faulty field, where the form of the answer has a place for it."""
-    headers = {"Retry-After": str(max(1, round(retry_after)))} if retry_after is not None else {}
+    headers = {"Retry-After": str(max(1, math.ceil(retry_after)))} if retry_after is not None else {}
     if request.url.path.startswith("/v1/"):
         kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         error = {"message": detail, "type": kind, "param": param, "code": _OPENAI_CODES.get(status, code)}

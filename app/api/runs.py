@@ -24,7 +24,7 @@ from app.storage.redis.runs import RunRecord, RunStatus
 from app.threads.plain import to_json
 
 router = APIRouter(tags=["runs"], responses=problem_responses(401, 503))
-_REFUSALS = problem_responses(400, 404, 409, 413, 422)
+_REFUSALS = problem_responses(400, 404, 409, 413, 422, 429)
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {"description": "The run's events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }

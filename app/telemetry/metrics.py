@@ -16,6 +16,7 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
 | `capataz_breaker_transitions_total` | dependency, state, by | a breaker moved to `state`; `by`: `here`, `hand`, `fleet` |
 | `capataz_breaker_state` | dependency, state | 1 for the state that a breaker is in, 0 for the others |
+| `capataz_rate_limits_total` | limit, outcome, buckets | asked of a limit: `allowed`, `waited`, `refused`; buckets `local`: Redis is away |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
 | `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
@@ -73,6 +74,7 @@ class Metrics:
             "capataz_breaker_transitions", "Changes of a breaker's state", ("dependency", "state", "by"), registry=registry
         )
         self._breakers = Gauge("capataz_breaker_state", "The state that a breaker is in", ("dependency", "state"), registry=registry)
+        self._limits = Counter("capataz_rate_limits", "What was asked of rate limits", ("limit", "outcome", "buckets"), registry=registry)
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
         self._redis = Counter(
             "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
@@ -119,6 +121,10 @@ class Metrics:
             self._transitions.labels(event.dependency, new, event.fields["by"]).inc()
             for state in BreakerState:
                 self._breakers.labels(event.dependency, state).set(state == new)
+
+    def rate_limit(self, limit: str, outcome: str, *, is_local: bool) -> None:
+        """`limit` was asked: `allowed`, `waited` or `refused`; by this process's own buckets if `is_local`."""
+        self._limits.labels(limit, outcome, "local" if is_local else "shared").inc()
 
     def webhook(self, kind: str) -> None:
         """An attempt at a webhook ended as `delivered`, `failed` or `dead`."""

@@ -37,6 +37,11 @@ EVERY_QUEUE = "*:{*}:queue"
 """Pattern for SCAN: `ThreadKeys.queue` of all threads of all tenants."""
 
 
+def provider_rate(provider: str, name: str, unit: str) -> str:
+    """String: one token bucket of a model provider, which all tenants share; a provider's buckets have one hash slot."""
+    return f"capataz:rate:{{{encode(provider)}}}:{encode(name)}:{unit}"
+
+
 @dataclass(frozen=True, slots=True)
 class TenantKeys:
     """The keys of a tenant that belong to no thread."""
@@ -50,6 +55,10 @@ class TenantKeys:
     def idempotency(self, key: str) -> str:
         """String: the run that an idempotency key has started."""
         return f"{encode(self.tenant)}:idempotency:{encode(key)}"
+
+    def rate(self, key_id: str) -> str:
+        """String: the token bucket of one API key, by its digest."""
+        return f"{encode(self.tenant)}:rate:{encode(key_id)}"
 
     def every_checkpoint_index(self) -> str:
         """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""

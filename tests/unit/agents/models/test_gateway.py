@@ -6,10 +6,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from agents.errors import ModelRejectedRequest, ModelThrottled, ModelUnavailable, StreamBroken
-from agents.models.gateway import ATTEMPT_TIMEOUT, ModelGateway
+from agents.models.gateway import ATTEMPT_TIMEOUT, ModelGateway, prompt_tokens
 from agents.models.port import Degradation, ModelReply, ModelRequest
 from agents.usage import Usage
 from graphs.nodes.reflect import REFLECTION_TIMEOUT
@@ -197,3 +197,29 @@ async def test_faults_of_the_program_are_neither_retried_nor_hidden():
     with pytest.raises(AssertionError):
         await House(Faulty("a", "x"), second).ask()
     assert second.contexts == []
+
+
+def test_a_token_is_about_four_characters_of_text():
+    """All messages count."""
+    request = ModelRequest(
+        "reasoning", (SystemMessage("s" * 400), HumanMessage("h" * 200), HumanMessage([{"type": "text", "text": "p" * 200}]))
+    )
+
+    assert prompt_tokens(request) == 200
+
+
+def test_functions_and_schema_are_part_of_the_prompt():
+    """The model reads them too."""
+    messages = (HumanMessage("h" * 400),)
+    tools = ({"type": "function", "function": {"name": "find_order", "description": "d" * 400}},)
+
+    assert prompt_tokens(ModelRequest("reasoning", messages, tools=tools)) > 200
+    assert prompt_tokens(ModelRequest("routing", messages, response_schema={"title": "t" * 400})) > 200
+
+
+async def test_the_gateway_lets_limits_ask_for_it():
+    """Lazily: it is worked out only where a limit asks."""
+    model = Model("m", "answer")
+    await House(model).ask()
+
+    assert model.contexts[0].weigh() == prompt_tokens(ModelRequest("reasoning", (HumanMessage("So?"),)))

