@@ -413,8 +413,12 @@ async def test_what_another_version_wrote_is_left_alone(redis_client: Redis) -> 
     await redis_client.hset(BREAKERS, mapping={"model:x": b'{"state":"quarantined","at":"1","until":"99999999999999"}', "model:y": b"[1]"})
 
     found: Board = await board.exchange([])
-
     assert [notice.dependency for notice in found.notices] == [MODEL]
+
+    for odd in (b"[1]", b"not even JSON", b"{}"):
+        await redis_client.hset(BREAKERS, MODEL, odd)
+        found = await board.exchange([posting(BreakerState.CLOSED)])
+        assert [(notice.dependency, notice.state) for notice in found.notices] == [(MODEL, "closed")]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,10 @@ _ID = "board"  # no dependency has this name: they contain a colon
 
 # A process that cannot win against what is there (older, or a rule against a hand) finds it in the answer and follows it.
 _EXCHANGE = """
+local function read(text) -- what another version wrote in a way of its own counts as old
+  local is_json, entry = pcall(cjson.decode, text)
+  return is_json and type(entry) == 'table' and entry or {}
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local posted = cjson.decode(ARGV[1])
@@ -33,8 +37,8 @@ for _, new in ipairs(posted) do
   local wins = true
   local found = redis.call('HGET', KEYS[1], new.dependency)
   if found then
-    local old = cjson.decode(found)
-    local old_at = tonumber(old.at)
+    local old = read(found)
+    local old_at = tonumber(old.at) or 0
     if old_at > now then old_at = 0 end -- the server's clock was set back: nothing is older than this
     if old.state == 'isolated' and not new.by_hand then wins = false
     elseif new.state == 'isolated' and not old.by_hand then wins = true
@@ -51,8 +55,8 @@ local all = redis.call('HGETALL', KEYS[1])
 if #posted > 0 then
   for i = 1, #all, 2 do
     if all[i] ~= ARGV[4] then
-      local old = cjson.decode(all[i + 1])
-      if old.state ~= 'isolated' and tonumber(old['until']) < now - ARGV[5] then redis.call('HDEL', KEYS[1], all[i]) end
+      local old = read(all[i + 1])
+      if old.state ~= 'isolated' and (tonumber(old['until']) or 0) < now - ARGV[5] then redis.call('HDEL', KEYS[1], all[i]) end
     end
   end
 end
