@@ -22,7 +22,7 @@ from app.storage.redis.keys import BREAKERS
 from resilience.breaker import BreakerSettings, BreakerState
 from resilience.context import CallContext
 from resilience.deadline import Deadline
-from resilience.errors import TransientError
+from resilience.errors import CircuitOpen, TransientError
 from resilience.events import ResilienceEvent
 from resilience.registry import PolicyRegistry, ResilienceSettings
 from resilience.testing import FakeClock, fail_then_return
@@ -161,6 +161,24 @@ async def test_a_breaker_that_a_process_never_needed_is_made(start) -> None:
 
     assert [breaker.dependency for breaker in second.policies.breakers()] == [MODEL]
     assert second.state() is BreakerState.OPEN
+
+
+async def test_deciding_asks_nobody(start, redis_client: Redis) -> None:
+    """Admitted, failed, refused, moved by hand: no command reaches Redis before the task off the request path has its turn."""
+    process = start("a")
+
+    async def commands() -> int:
+        return int((await redis_client.info("stats"))["total_commands_processed"])
+
+    before = await commands()
+    await process.succeed(100)
+    await process.fail()
+    for _ in range(100):
+        with pytest.raises(CircuitOpen):
+            await process.succeed(1)
+    process.policies.breaker(MODEL).isolate()
+
+    assert await commands() - before == 1, "the question itself"
 
 
 async def test_a_process_does_not_follow_itself(start) -> None:
