@@ -304,6 +304,11 @@ async def test_a_snapshot_says_how_it_stands(make: MakeBreaker, ctx: CallContext
     assert (snapshot.consecutive_failures, snapshot.recent_calls, snapshot.recent_failures, snapshot.recent_slow) == (2, 3, 2, 0)
     assert (snapshot.retry_in, snapshot.last_failure) == (0, "attempt_timed_out")
 
+    clock.advance(5)
+    breaker.isolate()
+    clock.advance(3)
+    assert (breaker.snapshot().since, breaker.snapshot().by, breaker.snapshot().why) == (3, "hand", "by_hand")
+
 
 async def test_the_error_of_the_call_is_handed_on_untouched(make: MakeBreaker, ctx: CallContext):
     """The failure that opens is the dependency's own, with no trace of the breaker's machinery in it."""

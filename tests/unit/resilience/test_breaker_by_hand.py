@@ -150,6 +150,15 @@ async def test_what_is_over_elsewhere_changes_nothing_here(make: MakeBreaker, ev
     assert events == []
 
 
+async def test_the_last_half_second_of_an_opening_elsewhere_counts(make: MakeBreaker):
+    """A short wait is a wait."""
+    breaker = make()
+
+    breaker.adopt(BreakerState.OPEN, seconds=0.5, openings=1)
+
+    assert breaker.retry_in() == 0.5
+
+
 async def test_a_closing_elsewhere_closes_here(make: MakeBreaker, ctx: CallContext, clock: FakeClock, events):
     """The others' probes are ours; but growth is not forgotten by it."""
     breaker = await opened(make, ctx)
