@@ -72,12 +72,16 @@ def is_routing(request: Request) -> bool:
 class Provider:
     """The provider; `behaviour` may be replaced at any time.
 
+    Args:
+        behaviour: What to do with each request; called from a thread per connection.
+        port: Where to listen; 0: any free port.
+
     Attributes:
         requests: Every request so far, oldest first, with its headers under `_headers` and its time under `_at`, seconds.
         reader_left: Set once a reader has left before the end of a stream, or while its request was hanging.
     """
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, port: int = 0) -> None:
         self.behaviour = behaviour
         self.requests: list[Request] = []
         self.reader_left = threading.Event()
@@ -86,6 +90,7 @@ class Provider:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes, and the second must not wait for an acknowledgement
 
             def log_message(self, *args: Any) -> None: ...
 
@@ -100,7 +105,7 @@ class Provider:
                     provider.reader_left.set()
                     self.close_connection = True
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
