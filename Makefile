@@ -5,10 +5,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench bench-case-study eval-routing eval-retrieval train-router lock clean
 
 help: ## Show what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Capataz needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -65,6 +65,9 @@ chaos: $(VENV)/.dev ## The same in full numbers, with the limits as they are pro
 
 bench: $(VENV)/.dev ## What a run costs, beside the same graph without persistence
 	@$(BIN)/python -m benchmarks.bench
+
+bench-case-study: $(VENV)/.dev ## A provider's bad day: the naive form and ours, side by side; about 18 minutes
+	@$(BIN)/python -m benchmarks.case_study
 
 eval-routing: $(VENV)/.dev ## Accuracy of the offline router, per desk
 	@$(BIN)/python -m benchmarks.eval_routing

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import uvloop
 
 from benchmarks.bench import OUT, machine
@@ -44,38 +45,56 @@ class Schedule:
     Args:
         phases: Severities that are measured at the same time, phase after phase.
         pace: What the plan's times are multiplied with.
+        patience: How long a customer waits, seconds.
     """
 
     phases: tuple[tuple[str, ...], ...] = tuple((severity,) for severity in SEVERITIES)
     pace: float = 1.0
+    patience: float = 60.0
 
 
 QUICK = Schedule(phases=((HEALTHY, "middle"),), pace=QUICK_PACE)
 
 
-async def measure(form: Form, plan: Plan, pace: float, folder: Path, begin: asyncio.Barrier) -> Lane:
+@dataclass(frozen=True)
+class Processes:
+    """Where a phase keeps what it has started, until everything is measured: a server that takes long to end holds up nobody."""
+
+    folder: Path
+    servers: ExitStack
+    providers: ExitStack
+
+
+async def measure(form: Form, severity: str, schedule: Schedule, processes: Processes, begin: asyncio.Barrier) -> Lane:
     """One form at one severity, with a provider of its own; all that wait at `begin` share one clock."""
-    with ExitStack() as stack:
-        provider = Server("benchmarks.case_study.provider", folder)
-        stack.callback(provider.close)
-        await provider.ready()
-        server = form.start(folder, provider.port, plan)
-        stack.callback(server.close)
-        await server.ready()
-        async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(), trust_env=False) as client:
-            arrivals = plan.arrivals()
-            for arrival in arrivals[:WARM_UP]:
-                await run(form, client, server.port, arrival, plan.patience)
-            await begin.wait()
-            starts_at = time.monotonic() + HEAD_START
-            await _control(client, provider, {"severity": plan.severity, "pace": pace, "at": starts_at})
-            pending: list[asyncio.Task[Run]] = []
-            for arrival in arrivals:
-                await asyncio.sleep(starts_at + arrival.at - time.monotonic())
-                pending.append(asyncio.create_task(run(form, client, server.port, arrival, plan.patience)))
-            runs = await asyncio.gather(*pending)
-            ledger = await _control(client, provider, None)
-            return Lane(form.name, plan, tuple(runs), ledger, await _metrics(client, server))
+    plan = Plan(severity, pace=schedule.pace)
+    provider = Server("benchmarks.case_study.provider", processes.folder)
+    processes.providers.callback(provider.close)
+    await provider.ready()
+    server = form.start(processes.folder, provider.port, plan)
+    processes.servers.callback(server.close)
+    await server.ready()
+    async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(), trust_env=False) as client:
+        arrivals = plan.arrivals()
+        for arrival in arrivals[:WARM_UP]:
+            await run(form, client, server.port, arrival, schedule.patience)
+        await begin.wait()
+        starts_at = time.monotonic() + HEAD_START
+        await _control(client, provider, {"severity": severity, "pace": schedule.pace, "at": starts_at})
+        before = psutil.cpu_times()
+        pending: list[asyncio.Task[Run]] = []
+        for arrival in arrivals:
+            await asyncio.sleep(starts_at + arrival.at - time.monotonic())
+            pending.append(asyncio.create_task(run(form, client, server.port, arrival, schedule.patience)))
+        busy = _busy(before, psutil.cpu_times())
+        runs = await asyncio.gather(*pending)
+        return Lane(form.name, plan, tuple(runs), await _control(client, provider, None), await _metrics(client, server), busy)
+
+
+def _busy(before: Any, after: Any) -> float:
+    """Share of the machine that was in use between two looks at its clocks, by whatever."""
+    spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
+    return float(1 - spent["idle"] / sum(spent.values()))
 
 
 async def _control(client: httpx.AsyncClient, provider: Server, begin: dict[str, Any] | None) -> dict[str, Any]:
@@ -97,13 +116,12 @@ async def case_study(schedule: Schedule, forms: Sequence[Form] = FORMS) -> list[
     """Every form at every severity of the schedule."""
     lanes: list[Lane] = []
     for phase in schedule.phases:
-        plans = [Plan(severity, pace=schedule.pace) for severity in phase]
-        begin = asyncio.Barrier(len(plans) * len(forms))
-        with tempfile.TemporaryDirectory(prefix="case-study") as folder:
+        begin = asyncio.Barrier(len(phase) * len(forms))
+        # Providers end first, and with them the runs that hang on them.
+        with tempfile.TemporaryDirectory(prefix="case-study") as folder, ExitStack() as servers, ExitStack() as providers:
+            processes = Processes(Path(folder), servers, providers)
             async with asyncio.TaskGroup() as group:
-                measured = [
-                    group.create_task(measure(form, plan, schedule.pace, Path(folder), begin)) for plan in plans for form in forms
-                ]
+                measured = [group.create_task(measure(form, severity, schedule, processes, begin)) for severity in phase for form in forms]
         lanes += [task.result() for task in measured]
         print(f"{', '.join(phase)}: done", file=sys.stderr, flush=True)
     return lanes

@@ -86,7 +86,6 @@ class Plan:
         self._plan: dict[str, Any] = json.loads(path.read_text("utf-8"))
         self.severity = severity
         self.seconds: float = self._plan["seconds"] * pace
-        self.patience: float = self._plan["patience"]
         self.models: dict[str, str] = self._plan["models"]
         self.windows = () if severity == HEALTHY else tuple(_window(entry, severity, pace) for entry in self._plan["windows"])
         self._independent = [] if severity == HEALTHY else [(_fault(entry), entry["share"]) for entry in self._plan["independent"]]
@@ -122,7 +121,7 @@ class Plan:
 
     def _latency(self, step: str, rng: Random) -> float:
         usual, slow = self._plan["latency"][step], self._plan["stragglers"]
-        seconds = usual["median"] * rng.lognormvariate(0.0, usual["sigma"])
+        seconds: float = usual["median"] * rng.lognormvariate(0.0, usual["sigma"])
         factor = rng.uniform(slow["quickest"], slow["slowest"])
         return seconds * (factor if rng.random() < slow["share"] else 1.0)
 
@@ -139,9 +138,7 @@ class Plan:
 
 def _window(entry: dict[str, Any], severity: str, pace: float) -> Window:
     begins = entry["at"] * pace
-    return Window(
-        entry["what"], _fault(entry), tuple(entry["models"]), entry["share"], begins, begins + entry["seconds"][severity] * pace
-    )
+    return Window(entry["what"], _fault(entry), tuple(entry["models"]), entry["share"], begins, begins + entry["seconds"][severity] * pace)
 
 
 def _fault(entry: dict[str, Any]) -> Fault:

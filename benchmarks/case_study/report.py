@@ -22,6 +22,7 @@ class Lane:
         runs: Every run, in the order of arrival.
         ledger: What its provider counted.
         metrics: What it counted itself.
+        busy: Share of the machine's processors that was in use, by whatever, 0..1: far above the usual, times mean little.
     """
 
     form: str
@@ -29,6 +30,7 @@ class Lane:
     runs: tuple[Run, ...]
     ledger: dict[str, Any]
     metrics: dict[str, float]
+    busy: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Summary:
         calls_ratio: The same over that without faults; None: not measured.
         tokens_per_run: Tokens of calls that were answered.
         good_per_minute: Runs per minute that did not fail.
+        busy: See `Lane`.
     """
 
     form: str
@@ -72,6 +75,7 @@ class Summary:
     calls_ratio: float | None
     tokens_per_run: float
     good_per_minute: float
+    busy: float
 
 
 def summarise(lanes: Iterable[Lane]) -> list[Summary]:
@@ -103,6 +107,7 @@ def _summary(lane: Lane, healthy: Lane | None) -> Summary:
         calls_ratio=None if healthy is None else _calls(lane) / _calls(healthy),
         tokens_per_run=(lane.ledger["prompt_tokens"] + lane.ledger["completion_tokens"]) / count,
         good_per_minute=len(good) / lane.plan.seconds * 60,
+        busy=lane.busy,
     )
 
 
@@ -111,7 +116,8 @@ def _escalated(lane: Lane) -> float:
 
 
 def _calls(lane: Lane) -> float:
-    return sum(lane.ledger["calls"].values()) / len(lane.runs)
+    calls: dict[str, int] = lane.ledger["calls"]
+    return sum(calls.values()) / len(lane.runs)
 
 
 def table(summaries: Iterable[Summary]) -> str:
@@ -134,11 +140,12 @@ def table(summaries: Iterable[Summary]) -> str:
             "–" if one.calls_ratio is None else f"{one.calls_ratio:.2f}",
             f"{one.tokens_per_run:.0f}",
             f"{one.good_per_minute:.0f}",
+            f"{one.busy:.0%}",
         ]
         for one in summaries
     ]
     head = ["faults", "form", "runs", "failed", "second model", "reduced", "escalated", "beyond no faults", "P50 s", "P95 s", "P99 s"]
-    return markdown([*head, "P95 s of the good", "calls/run", "÷ no faults", "tokens/run", "good/min"], rows)
+    return markdown([*head, "P95 s of the good", "calls/run", "÷ no faults", "tokens/run", "good/min", "machine busy"], rows)
 
 
 def as_json(lanes: Iterable[Lane], summaries: Iterable[Summary]) -> dict[str, Any]:
@@ -151,6 +158,7 @@ def as_json(lanes: Iterable[Lane], summaries: Iterable[Summary]) -> dict[str, An
                 "severity": lane.plan.severity,
                 "ledger": lane.ledger,
                 "metrics": lane.metrics,
+                "busy": lane.busy,
                 "runs": [asdict(run) for run in lane.runs],
             }
             for lane in lanes
