@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +18,8 @@ from agents.demo.company import help_centre
 from agents.errors import OutputInvalid
 from agents.models.adapter import LangChainModel
 from agents.models.gateway import DEFAULT_ROLE, ModelGateway
-from agents.models.offline import OfflineChatModel
+from agents.models.limits import ModelLimits, limits_of
+from agents.models.offline import OFFLINE, OfflineChatModel
 from agents.models.openai import openai_model
 from agents.models.port import ChatModel
 from agents.registry import SpecialistRegistry
@@ -107,7 +108,8 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         await check_server(redis)
         changes = BreakerChanges()
         policies = _policies(settings, [metrics.on_event, log_transition, changes])
-        gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
+        limits = model_limits(settings.models, specialists)
+        gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics, limits)
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
 
@@ -253,29 +255,51 @@ def _is_available(policies: PolicyRegistry) -> Callable[[str], bool]:
     return lambda name: policies.breaker(f"specialist:{name}").is_admitting
 
 
+def model_limits(settings: ModelSettings, specialists: SpecialistRegistry) -> Mapping[str, ModelLimits]:
+    """How long each role waits for its models.
+
+    Raises:
+        SettingsError: Limits are set for a role that does not exist, or are no times.
+    """
+    _check_roles("LIMITS", settings.limits_of_roles, specialists)
+    try:
+        return limits_of({**dict.fromkeys(sorted(ROUTING_ROLES)), **specialists}, settings.limits)
+    except ValueError as exc:
+        raise SettingsError(f"LIMITS or LIMITS_<ROLE>: {exc}") from None
+
+
 def model_chains(settings: ModelSettings, specialists: SpecialistRegistry) -> Mapping[str, tuple[ChatModel, ...]]:
-    """For each role the models to ask, in the order of preference.
+    """For each role the models to ask, in the order of preference; the last that routes needs no provider.
 
     Raises:
         SettingsError: A model is set for a role that does not exist.
     """
     roles = sorted(ROUTING_ROLES | set(specialists))
-    unknown = sorted(set(settings.roles) - set(roles))
-    if unknown:
-        known = ", ".join(f"MODEL_{role.upper()}" for role in roles)
-        raise SettingsError(f"MODEL_{unknown[0].upper()} names no role; there are: {known}, MODEL_FALLBACK")
+    _check_roles("MODEL", settings.roles, specialists)
     if settings.is_offline:
-        return {role: (LangChainModel(OfflineChatModel(role=role), name="offline", provider="offline"),) for role in roles}
+        return {role: (_offline_model(role),) for role in roles}
     key = settings.api_key or SecretStr("none")  # servers that need no key still get the header
-    models: dict[str, ChatModel] = {}
+    limits = model_limits(settings, specialists)
+    # A provider, a model and limits: roles that have all three in common share one.
+    make = cache(partial(openai_model, api_key=key, base_url=settings.base_url))
     chains: dict[str, tuple[ChatModel, ...]] = {}
-    fallback: tuple[ChatModel, ...] = ()
-    if settings.fallback:
-        base_url = settings.fallback_base_url or settings.base_url
-        fallback = (openai_model(settings.fallback, api_key=settings.fallback_api_key or key, base_url=base_url),)
     for role in roles:
         name = settings.roles.get(role) or settings.roles.get(DEFAULT_ROLE) or DEFAULT_MODEL
-        if name not in models:
-            models[name] = openai_model(name, api_key=key, base_url=settings.base_url)
-        chains[role] = (models[name], *fallback)
-    return chains
+        chains[role] = (make(name, limits=limits[role]),)
+        if settings.fallback:
+            base_url = settings.fallback_base_url or settings.base_url
+            chains[role] += (make(settings.fallback, limits=limits[role], api_key=settings.fallback_api_key or key, base_url=base_url),)
+    return {**chains, "routing": (*chains["routing"], _offline_model("routing"))}
+
+
+def _offline_model(role: str) -> ChatModel:
+    return LangChainModel(OfflineChatModel(role=role), name=OFFLINE, provider=OFFLINE)
+
+
+def _check_roles(prefix: str, given: Iterable[str], specialists: SpecialistRegistry) -> None:
+    roles = ROUTING_ROLES | set(specialists)
+    for role in sorted(set(given) - roles):
+        known = ", ".join(f"{prefix}_{role.upper()}" for role in sorted(roles))
+        raise SettingsError(
+            f"{prefix}_{role.upper()} names no role; there are: {known}" + (", MODEL_FALLBACK" if prefix == "MODEL" else "")
+        )

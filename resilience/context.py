@@ -91,6 +91,8 @@ class CallContext:
             way at once and one of them be thrown away.
         standing: Where it belongs in a queue.
         output: Whether the caller's reader has seen the first piece of the result.
+        ending: By when output that has begun must be whole; None: by `deadline`. It may be later: what flows is worth waiting for,
+            and nobody else can take over any more.
     """
 
     operation: str
@@ -100,6 +102,12 @@ class CallContext:
     is_read_only: bool = False
     standing: Standing = field(default_factory=Standing)
     output: Output = field(default_factory=Output, compare=False)
+    ending: Deadline | None = None
+
+    @property
+    def due(self) -> Deadline:
+        """The deadline that holds now: `ending`, once the output has begun."""
+        return self.ending if self.ending is not None and self.output.has_started else self.deadline
 
     def with_attempt(self, attempt: int) -> CallContext:
         """The same call, tried again."""

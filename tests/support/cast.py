@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.models.adapter import LangChainModel
 from agents.models.gateway import ModelGateway
+from agents.models.limits import limits_of
 from agents.models.port import ChatModel
 from agents.models.scripted import Line, ScriptedChatModel
 from agents.registry import SpecialistRegistry
@@ -84,7 +85,8 @@ class Cast:
         self.meter, self.tracer = CountingMeter(), RecordingTracer()
         self._models = {role: self._model(role, lines.get(role)) for role in {"routing", "reasoning", *self.specialists}}
         scripted = {role: (LangChainModel(model, name=f"m-{role}", provider="scripted"),) for role, model in self._models.items()}
-        self.gateway = ModelGateway({**scripted, **(chains or {})}, self.policies, self.tracer, self.meter)
+        limits = limits_of({"routing": None, "reasoning": None, **self.specialists}, {})
+        self.gateway = ModelGateway({**scripted, **(chains or {})}, self.policies, self.tracer, self.meter, limits)
         self.runner = AgentRunner(self.gateway, self.policies, self.tracer)
 
     def prompts(self, role: str) -> list[list[Any]]:

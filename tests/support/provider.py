@@ -33,7 +33,7 @@ class Reply:
         hangs: Never answer (until the provider closes).
         cut_after: Break the connection after this many streamed words, or in the middle of an answer that is not streamed.
         pause: Seconds between two streamed words.
-        waits_after: Streamed words after which the stream stops until the event is set.
+        waits_after: Streamed words after which the stream stops until the event is set; an answer that is not streamed stops in its middle.
         finish: The finish reason.
     """
 
@@ -138,6 +138,10 @@ class Provider:
         handler.end_headers()
         if reply.cut_after is not None:
             body, handler.close_connection = body[: len(body) // 2], True
+        if reply.waits_after is not None:
+            begun, body = body[: len(body) // 2], body[len(body) // 2 :]
+            handler.wfile.write(begun)
+            _wait(handler, reply.waits_after[1])
         handler.wfile.write(body)
 
     def _stream(self, handler: BaseHTTPRequestHandler, request: Request, reply: Reply) -> None:
