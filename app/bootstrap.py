@@ -14,6 +14,7 @@ from uuid import uuid4
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from agents.answers import AnswerStore, NoAnswers
 from agents.demo.company import help_centre
 from agents.errors import OutputInvalid
 from agents.models.adapter import LangChainModel
@@ -25,6 +26,7 @@ from agents.models.port import ChatModel
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import NullTracer, Tracer
+from agents.understudy import Understudy
 from app import __version__
 from app.api.deps import ApiKeys, Services
 from app.guards.breakers import BreakerChanges, FleetBreakers, breaker_rules, log_transition
@@ -38,6 +40,7 @@ from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import DEFAULT_MODEL, ModelSettings, Settings, SettingsError
 from app.storage.errors import StorageError
+from app.storage.redis.answers import RedisAnswers
 from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
@@ -55,10 +58,10 @@ from graphs.conformance import build_conformance
 from graphs.context import RunContext, RunScope
 from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
-from graphs.routing import RECURSION_LIMIT
+from graphs.routing import ANSWER_AT, RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
 from resilience.events import Listener
-from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
 ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
@@ -112,9 +115,11 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics, limits)
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
+        answers = await _answers(settings, redis, metrics, stack)
+        understudy = Understudy(answers, tracer, sure_at=ANSWER_AT, is_on=policies.is_on(PolicyName.FALLBACK))
 
         def make_context(scope: RunScope) -> RunContext:
-            return RunContext(scope, specialists, _is_available(policies), runner, gateway, tracer)
+            return RunContext(scope, specialists, _is_available(policies), runner, understudy, gateway, tracer)
 
         graphs = build_graphs(specialists, make_context, has_conformance=settings.runs.conformance_graph)
         graphs = {**graphs, **{entry.graph_id: entry for entry in more}}
@@ -235,6 +240,14 @@ async def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     if settings.storage.redis_url is not None:
         return settings.storage.redis_url
     return (await stack.enter_async_context(EmbeddedRedis(settings.server.data_dir))).url
+
+
+async def _answers(settings: Settings, redis: Redis, metrics: Metrics, stack: AsyncExitStack) -> AnswerStore:
+    if settings.models.is_offline:
+        return NoAnswers()
+    answers = RedisAnswers(redis, listener=metrics.cached_answer)
+    stack.push_async_callback(_stop, asyncio.create_task(answers.run(), name="answers"))
+    return answers
 
 
 async def _tracer(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tracer:

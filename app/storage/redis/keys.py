@@ -51,6 +51,10 @@ class TenantKeys:
         """String: the run that an idempotency key has started."""
         return f"{encode(self.tenant)}:idempotency:{encode(key)}"
 
+    def answer(self, key: str) -> str:
+        """String: an answer that may be given again."""
+        return f"{encode(self.tenant)}:answer:{key}"
+
     def every_checkpoint_index(self) -> str:
         """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""
         return f"{encode(self.tenant)}:{{*}}:checkpoint-index"
