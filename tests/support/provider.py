@@ -25,7 +25,7 @@ class Reply:
 
     Args:
         text: The answer's text.
-        calls: Tool calls, name and arguments.
+        calls: Tool calls, name and arguments; bytes are sent as they are.
         status: HTTP status; other than 200: an error with `code`.
         code: OpenAI's error code.
         headers: Further response headers.
@@ -38,7 +38,7 @@ class Reply:
     """
 
     text: str = ""
-    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    calls: tuple[tuple[str, dict[str, Any] | bytes], ...] = ()
     status: int = 200
     code: str = "server_error"
     headers: dict[str, str] = field(default_factory=dict)
@@ -186,7 +186,7 @@ def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
             "index": i,
             "id": f"call_{time.monotonic_ns()}_{i}",
             "type": "function",
-            "function": {"name": name, "arguments": json.dumps(arguments)},
+            "function": {"name": name, "arguments": arguments.decode() if isinstance(arguments, bytes) else json.dumps(arguments)},
         }
         for i, (name, arguments) in enumerate(reply.calls)
     ]
