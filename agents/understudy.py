@@ -16,6 +16,7 @@ from agents.task import AgentResult, AgentTask
 from agents.tools.base import ToolContext
 from agents.tools.search_help_centre import SearchHelpCentre, search_help_centre
 from agents.tracing import Tracer
+from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent
 
 CACHED, QUOTED = "cached_answer", "help_centre_answer"
 _EXCUSE = {
@@ -33,13 +34,15 @@ class Understudy:
         store: Where answers are kept.
         tracer: Records a span whenever it steps in.
         sure_at: Least confidence of an answer that is kept or given.
+        listener: Hears whenever it steps in, as of any fallback.
         is_on: Whether it does anything at all.
     """
 
-    def __init__(self, store: AnswerStore, tracer: Tracer, *, sure_at: float, is_on: bool = True) -> None:
+    def __init__(self, store: AnswerStore, tracer: Tracer, *, sure_at: float, listener: Listener | None = None, is_on: bool = True) -> None:
         self._store = store
         self._tracer = tracer
         self._sure_at = sure_at
+        self._tell = Broadcast(listener)
         self._is_on = is_on
 
     def learn(self, task: AgentTask, result: AgentResult) -> None:
@@ -64,6 +67,8 @@ class Understudy:
                 return None
             answer, word = found
             span.update(output=answer.text, metadata={"answered": word})
+        who = f"specialist:{task.spec.name}"
+        self._tell(ResilienceEvent(EventKind.FALLBACK_TAKEN, who, who, {"from": who, "to": word, "why": failed.failure}))
         # Made from the run, so that a step that is run again writes the same message and not a second one.
         message = AIMessage(answer.text, id=str(uuid5(NAMESPACE_OID, f"{task.run_id}:understudy")))
         why = Degradation(word, failed.failure or "")

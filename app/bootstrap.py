@@ -50,6 +50,7 @@ from app.storage.redis.runs import RunRepository
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
 from app.storage.redis.work import WorkQueue
+from app.telemetry.fallbacks import FallbackLog
 from app.telemetry.logging import configure, get_logger
 from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
@@ -110,13 +111,13 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
         changes = BreakerChanges()
-        policies = _policies(settings, [metrics.on_event, log_transition, changes])
+        policies = _policies(settings, [metrics.on_event, log_transition, FallbackLog(), changes])
         limits = model_limits(settings.models, specialists)
         gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics, limits)
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
         answers = await _answers(settings, redis, metrics, stack)
-        understudy = Understudy(answers, tracer, sure_at=ANSWER_AT, is_on=policies.is_on(PolicyName.FALLBACK))
+        understudy = Understudy(answers, tracer, sure_at=ANSWER_AT, listener=policies.listener, is_on=policies.is_on(PolicyName.FALLBACK))
 
         def make_context(scope: RunScope) -> RunContext:
             return RunContext(scope, specialists, _is_available(policies), runner, understudy, gateway, tracer)

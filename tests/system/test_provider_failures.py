@@ -243,6 +243,27 @@ def test_a_healthy_provider_is_asked_once_for_each_step(start_service: StartServ
     assert _spoken(came, values["messages"][-1]["id"]) == ANSWER
 
 
+def test_only_who_reads_tokens_pays_for_a_stream(start_service: StartService, start_provider: StartProvider) -> None:
+    """A run that is waited for, or of which only states are shown, asks for whole answers; the routing decision is always whole."""
+    provider = start_provider(healthy(ANSWER))
+    service = start_service(OPENAI_BASE_URL=provider.url)
+    chat = {"model": "supervisor", "messages": [{"role": "user", "content": COVERED}]}
+    with httpx.Client(base_url=service.url, timeout=DEADLINE) as http:
+
+        def asks_for_a_stream(path: str, body: dict[str, Any]) -> bool:
+            provider.requests.clear()
+            http.post(path, json=body).raise_for_status()
+            assert not any(request.get("stream") for request in provider.requests if is_routing(request))
+            return any(request.get("stream") for request in provider.requests)
+
+        assert not asks_for_a_stream("/runs/wait", says(COVERED))
+        assert not asks_for_a_stream("/runs/stream", {**says(COVERED), "stream_mode": ["values", "updates"]})
+        assert not asks_for_a_stream("/v1/chat/completions", chat)
+        for mode in ("messages", "messages-tuple"):
+            assert asks_for_a_stream("/runs/stream", {**says(COVERED), "stream_mode": ["values", mode]})
+        assert asks_for_a_stream("/v1/chat/completions", {**chat, "stream": True})
+
+
 @pytest.mark.parametrize(("question", "expected"), [(COVERED, "help centre"), (UNCOVERED, "specialist_unreachable")])
 def test_what_was_read_before_a_stream_broke_is_followed_by_a_message_of_its_own(
     start_service: StartService, start_provider: StartProvider, question: str, expected: str

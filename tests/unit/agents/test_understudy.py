@@ -10,6 +10,7 @@ from agents.models.port import Degradation
 from agents.registry import SpecialistRegistry
 from agents.task import AgentResult, AgentTask, ToolUse
 from agents.understudy import Understudy
+from resilience.events import EventKind, ResilienceEvent
 from tests.support.cast import Answers, RecordingTracer
 from tests.support.lexicon import task
 
@@ -26,7 +27,8 @@ class Troupe:
 
     def __init__(self, **options: Any) -> None:
         self.answers, self.tracer = Answers(), RecordingTracer()
-        self.understudy = Understudy(self.answers, self.tracer, sure_at=0.7, **options)
+        self.events: list[ResilienceEvent] = []
+        self.understudy = Understudy(self.answers, self.tracer, sure_at=0.7, listener=self.events.append, **options)
 
     async def plays(self, text: str = COVERED, *, failed: AgentResult = FAILED, **changes: Any) -> AgentResult | None:
         return await self.understudy.step_in(asked(text, **changes), failed)
@@ -49,6 +51,8 @@ async def test_the_same_question_gets_the_answer_that_was_good():
     assert troupe.tracer.spans == [
         ("chain", "understudy", {"output": "In the app.", "metadata": {"answered": "cached_answer"}}),
     ]
+    fields = {"from": "specialist:technical_support", "to": "cached_answer", "why": "model_unavailable"}
+    assert [(event.kind, event.fields) for event in troupe.events] == [(EventKind.FALLBACK_TAKEN, fields)]
 
 
 async def test_another_tenants_answer_is_not_given():
