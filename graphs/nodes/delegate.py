@@ -66,7 +66,7 @@ def _failed(name: str, state: SupervisorState, result: AgentResult, instead: Age
     if instead is None:
         # A specialist out of reach is a matter for a human (design D10).
         return {**update, **escalate("specialist_unreachable", f"{name} could not answer ({result.failure}).")}
-    return {**update, "draft": _draft(name, instead), "degraded": degraded_by(degraded, instead.degraded)}
+    return {**update, "draft": draft_of(name, instead), "degraded": degraded_by(degraded, instead.degraded)}
 
 
 def _took_part(name: str, state: SupervisorState, result: AgentResult, run_id: str) -> SupervisorState:
@@ -83,7 +83,7 @@ def _took_part(name: str, state: SupervisorState, result: AgentResult, run_id: s
             update = {**update, **escalate(result.human.reason, result.human.summary)}
     else:
         visit = _visit(name, seen, "answered", f"confidence {result.confidence:.2f}")
-        update["draft"] = _draft(name, result)
+        update["draft"] = draft_of(name, result)
     return {**update, "visits": [*state["visits"], visit]}
 
 
@@ -114,7 +114,8 @@ def _proposal(proposal: Proposal, run_id: str) -> ProposalState:
     )
 
 
-def _draft(name: str, result: AgentResult) -> Draft:
+def draft_of(name: str, result: AgentResult) -> Draft:
+    """The answer of `result` as the state keeps it, under the name of who gives it."""
     assert result.answer is not None
     return Draft(
         id=str(result.answer.id), text=result.answer.text, specialist=name, confidence=result.confidence, sources=list(result.sources)

@@ -15,11 +15,13 @@ from agents.models.offline import OFFLINE
 from agents.models.port import Account, Degradation, ModelRequest
 from agents.models.structured import complete_as
 from agents.spec import load_prompt
+from agents.task import AgentResult
 from graphs.context import RunContext
 from graphs.escalation_rules import escalation_reason, order_reference
 from graphs.handoff import describe, question
+from graphs.nodes.delegate import draft_of, task_for
 from graphs.routing import ESCALATE_BELOW, loop_fault
-from graphs.state import Decision, Degraded, SupervisorState, add_usage, degraded_by, escalate, new_turn
+from graphs.state import SUPERVISOR, Decision, Degraded, SupervisorState, add_usage, degraded_by, escalate, new_turn
 from resilience.errors import DependencyError, ResilienceError
 
 HUMAN = "human"
@@ -88,13 +90,22 @@ async def _decide(state: SupervisorState, asked: HumanMessage, context: RunConte
     degraded: list[Degraded] = [*state["degraded"]]
     degraded += [d for name in closed if (d := Degraded(what=f"specialist:{name}", why="circuit_open")) not in degraded]
     if not offered:
-        return {**escalate("specialist_unreachable", "No specialist is available."), "degraded": degraded}
+        return await _without_specialists(state, degraded, context)
     visits = state["visits"]
     if visits and visits[-1]["suggestion"] in offered:
         suggested = str(visits[-1]["suggestion"])
         reason = f"{visits[-1]['specialist']} handed back: {visits[-1]['why']}"
         return {"decision": Decision(specialist=suggested, confidence=1.0, reason=reason, alternatives=[]), "degraded": degraded}
     return {"degraded": degraded, **await _by_model(state, offered, degraded, context)}
+
+
+async def _without_specialists(state: SupervisorState, degraded: list[Degraded], context: RunContext) -> SupervisorState:
+    """What any of them once answered or would have quoted, else a human."""
+    for name in context.specialists:
+        instead = await context.understudy.step_in(task_for(name, state, context), AgentResult(failure="circuit_open"))
+        if instead is not None:
+            return {"draft": draft_of(SUPERVISOR, instead), "degraded": degraded_by(degraded, instead.degraded)}
+    return {**escalate("specialist_unreachable", "No specialist is available."), "degraded": degraded}
 
 
 def _by_rule(state: SupervisorState, asked: HumanMessage, context: RunContext) -> SupervisorState | None:
