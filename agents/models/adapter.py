@@ -28,6 +28,7 @@ from resilience.errors import DependencyError
 NO_STREAM = "nostream"
 """LangGraph's tag for calls whose tokens stay inside."""
 CUT = "it reached the token limit before its end, so it must be shorter"
+"""What a model is told whose answer was too long."""
 
 
 class LangChainModel:
@@ -141,7 +142,8 @@ def _translate(exc: Exception, output: Output) -> DependencyError | None:
         return ModelTimedOut("the provider did not answer in time")
     # The client judges answers with a schema itself, and its verdicts are no API errors.
     if isinstance(exc, openai.LengthFinishReasonError):
-        return OutputInvalid("cut", CUT)
+        paid = exc.completion.usage
+        return OutputInvalid("cut", CUT, Usage(paid.prompt_tokens, paid.completion_tokens) if paid else None)
     if isinstance(exc, openai.ContentFilterFinishReasonError):
         return OutputInvalid("refused", "the model would not answer")
     if isinstance(exc, openai.APIResponseValidationError):

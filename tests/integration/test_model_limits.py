@@ -21,8 +21,8 @@ from tests.support.cast import CountingMeter, RecordingTracer
 from tests.support.provider import Provider, Reply
 from tests.support.reader import Reader
 
-LIMIT = 0.5
-"""The limit under test, seconds; the others are an hour."""
+LIMIT = 1.0
+"""The limit under test, seconds; the others are an hour. A loaded machine needs a good part of it for a healthy first token."""
 PATIENT = dict.fromkeys(("connect", "first_token", "between_tokens", "total"), 3600.0)
 
 
@@ -32,9 +32,9 @@ def provider() -> Iterator[Provider]:
         yield provider
 
 
-def impatient(url: str, limit: str) -> ModelGateway:
+def impatient(url: str, limit: str, seconds: float = LIMIT) -> ModelGateway:
     """A gateway whose model has this one limit; without retries, so that one attempt is one wait."""
-    limits = ModelLimits(**{**PATIENT, limit: LIMIT})
+    limits = ModelLimits(**{**PATIENT, limit: seconds})
     model = openai_model("gpt-x", api_key=SecretStr("sk-test"), base_url=url, limits=limits)
     policies = PolicyRegistry(ResilienceSettings(off=frozenset({PolicyName.RETRY})))
     return ModelGateway({"reasoning": [model]}, policies, RecordingTracer(), CountingMeter(), {"reasoning": limits})
@@ -114,11 +114,11 @@ async def test_the_whole(provider: Provider):
     """A stream that never stops is ended after `total`, though each of its tokens comes in time."""
     provider.behaviour = lambda request: Reply(" ".join(["word"] * 1_000), pause=LIMIT / 20)
 
-    ended, seconds, text = await outcome(impatient(provider.url, "total"))
+    ended, seconds, text = await outcome(impatient(provider.url, "total", 3 * LIMIT))
 
     assert ended == "deadline_exceeded"
     assert text.startswith("word word")
-    assert LIMIT <= seconds < 3 * LIMIT
+    assert 3 * LIMIT <= seconds < 9 * LIMIT
 
 
 async def test_a_slow_stream_that_keeps_its_limits_is_read_to_its_end(provider: Provider):
