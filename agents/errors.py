@@ -14,6 +14,7 @@ AgentError                  a specialist gave up
 └── StepLimitReached        it used up its model calls without an answer
 """
 
+from agents.usage import Usage
 from resilience.errors import PermanentError, Throttled, TransientError
 
 
@@ -48,15 +49,23 @@ class QuotaExhausted(PermanentError):
 
 
 class OutputInvalid(PermanentError):
-    """What came back is no answer; `reason` is `garbage`, `empty`, `refused` or `cut`."""
+    """What came back is no answer.
+
+    Args:
+        reason: `garbage`, `empty`, `refused` or `cut`.
+        detail: What is wrong, in words that a model can be told.
+        usage: What it cost all the same.
+    """
 
     code = "model_output_invalid"
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, usage: Usage | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         # Garbage and silence come from the provider; a refusal or the token limit come from what was asked.
         self.is_illness = reason in ("garbage", "empty")
+        self.detail = detail
+        self.usage = usage or Usage()
 
 
 class StreamBroken(PermanentError):

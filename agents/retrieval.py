@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import sqlite3
@@ -144,6 +145,7 @@ class HelpCentre:
             if (article.language, article.id) in self._articles:
                 raise ArticleInvalid(f"two articles in {article.language} have the id {article.id}")
             self._articles[article.language, article.id] = article
+        self._version = hashlib.sha256(repr(sorted(self._articles.items())).encode()).hexdigest()[:16]
         by_language: dict[str, list[Article]] = {}
         for article in self._articles.values():
             by_language.setdefault(article.language, []).append(article)
@@ -161,6 +163,11 @@ class HelpCentre:
         if not articles:
             raise ArticleInvalid(f"{folder}: no articles; expected <language>/<id>.md")
         return cls(articles)
+
+    @property
+    def version(self) -> str:
+        """Changes with any article; 16 hex digits."""
+        return self._version
 
     @property
     def articles(self) -> tuple[Article, ...]:

@@ -17,11 +17,10 @@ from agents.controls import CALL_HUMAN, CONCLUDE, CONTROLS, HAND_BACK, Conclude
 from agents.errors import AgentError, RepeatedToolCall, StepLimitReached
 from agents.history import recent
 from agents.models.gateway import ModelGateway
-from agents.models.port import Degradation, ModelRequest
+from agents.models.port import Account, ModelRequest
 from agents.task import AgentResult, AgentTask, HandBack, HumanNeeded, Proposal, ToolUse
 from agents.tools.base import Effect, Tool, ToolArgumentsInvalid, ToolContext, ToolError
 from agents.tracing import Tracer
-from agents.usage import Usage
 from resilience.context import CallContext
 from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
@@ -32,7 +31,8 @@ GROUNDED = 0.8
 UNGROUNDED = 0.5
 """The same when none did: worth a second look (ADR-0013)."""
 MODEL_SHARE = 0.9
-"""Share of a specialist's time that its models may use: they must give up first, or their hanging counts as the specialist's."""
+"""Share of a specialist's time in which its models must have answered or begun to: they must give up first, or their hanging counts as
+the specialist's."""
 MAX_SAME_CALL = 3
 """Most calls of one tool with the same arguments for one message."""
 _LANGUAGES = {"es": "Spanish", "en": "English"}
@@ -56,8 +56,7 @@ class _Work:
 
     trail: list[BaseMessage] = field(default_factory=list)
     tool_uses: list[ToolUse] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
-    degraded: list[Degradation] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
     conclusion: Conclude | None = None
 
     def result(self, **outcome: Any) -> AgentResult:
@@ -65,8 +64,8 @@ class _Work:
             **outcome,
             trail=tuple(self.trail),
             tool_uses=tuple(self.tool_uses),
-            usage=self.usage,
-            degraded=tuple(dict.fromkeys(self.degraded)),
+            usage=self.account.usage,
+            degraded=tuple(dict.fromkeys(self.account.degraded)),
         )
 
 
@@ -120,9 +119,8 @@ class AgentRunner:
             request = ModelRequest(
                 task.spec.name, (*prompt, *work.trail), tools=offered, is_visible=task.is_streamed, standing=task.standing
             )
-            reply = await self._gateway.complete(request, deadline)
-            work.usage += reply.usage
-            work.degraded += reply.degraded
+            # The specialist's time bounds the wait for the first word; an answer that flows has the run's, and its role's `total`.
+            reply = await self._gateway.complete(request, deadline, ending=ctx.deadline, output=ctx.output, account=work.account)
             waiting = _waiting(task, reply.message)
             outcome = None if waiting else _outcome(task, reply.message, work)
             if outcome is not None:

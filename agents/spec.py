@@ -5,6 +5,11 @@ from importlib.resources import files
 
 from agents.tools.base import Tool
 
+QUICK = 5.0
+"""Timeout of a specialist whose questions are answered from one look-up, seconds."""
+COMPLEX = 15.0
+"""Timeout of a specialist who looks several things up, or prepares an action, seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
@@ -18,7 +23,7 @@ class AgentSpec:
         categories: The kinds of question that are its own.
         out_of_scope: What it must hand back, though it sounds like its own.
         escalate_when: When it must call a human, as a sentence the model reads.
-        timeout: Longest it may work on one message, seconds.
+        timeout: Longest it may work on one message, seconds; an answer that has begun to be read by then may go on.
         max_steps: Most model calls for one message.
     """
 
@@ -29,7 +34,7 @@ class AgentSpec:
     categories: tuple[str, ...]
     out_of_scope: tuple[str, ...]
     escalate_when: str
-    timeout: float = 15.0
+    timeout: float = COMPLEX
     max_steps: int = 6
 
 

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import uuid4
 
 from pydantic import SecretStr
 from redis.asyncio import Redis
 
+from agents.answers import AnswerStore, NoAnswers
 from agents.demo.company import help_centre
 from agents.errors import OutputInvalid
 from agents.models.adapter import LangChainModel
 from agents.models.gateway import DEFAULT_ROLE, ModelGateway, dependency
-from agents.models.offline import OfflineChatModel
+from agents.models.limits import ModelLimits, limits_of
+from agents.models.offline import OFFLINE, OfflineChatModel
 from agents.models.openai import openai_model
 from agents.models.port import ChatModel
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import NullTracer, Tracer
+from agents.understudy import Understudy
 from app import __version__
 from app.api.deps import ApiKeys, Services
 from app.guards.breakers import BreakerChanges, FleetBreakers, breaker_rules, log_transition
@@ -38,6 +41,7 @@ from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import DEFAULT_MODEL, ModelSettings, Settings, SettingsError
 from app.storage.errors import StorageError
+from app.storage.redis.answers import RedisAnswers
 from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
@@ -48,6 +52,7 @@ from app.storage.redis.runs import RunRepository
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
 from app.storage.redis.work import WorkQueue
+from app.telemetry.fallbacks import FallbackLog
 from app.telemetry.logging import configure, get_logger
 from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
@@ -56,7 +61,7 @@ from graphs.conformance import build_conformance
 from graphs.context import RunContext, RunScope
 from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
-from graphs.routing import RECURSION_LIMIT
+from graphs.routing import ANSWER_AT, RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
 from resilience.events import Listener
 from resilience.rate_limit import Limiter
@@ -114,13 +119,15 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         for limiter in limiters.values():
             stack.push_async_callback(limiter.aclose)
         changes = BreakerChanges()
-        policies = _policies(settings, limiters, [metrics.on_event, log_transition, changes])
-        gateway = ModelGateway(chains, policies, tracer, metrics)
+        policies = _policies(settings, limiters, [metrics.on_event, log_transition, FallbackLog(), changes])
+        gateway = ModelGateway(chains, policies, tracer, metrics, model_limits(settings.models, specialists))
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
+        answers = await _answers(settings, redis, metrics, stack)
+        understudy = Understudy(answers, tracer, sure_at=ANSWER_AT, listener=policies.listener, is_on=policies.is_on(PolicyName.FALLBACK))
 
         def make_context(scope: RunScope) -> RunContext:
-            return RunContext(scope, specialists, _is_available(policies), runner, gateway, tracer)
+            return RunContext(scope, specialists, _is_available(policies), runner, understudy, gateway, tracer)
 
         graphs = build_graphs(specialists, make_context, has_conformance=settings.runs.conformance_graph)
         graphs = {**graphs, **{entry.graph_id: entry for entry in more}}
@@ -266,6 +273,14 @@ async def _redis_url(settings: Settings, stack: AsyncExitStack) -> str:
     return (await stack.enter_async_context(EmbeddedRedis(settings.server.data_dir))).url
 
 
+async def _answers(settings: Settings, redis: Redis, metrics: Metrics, stack: AsyncExitStack) -> AnswerStore:
+    if settings.models.is_offline:
+        return NoAnswers()
+    answers = RedisAnswers(redis, listener=metrics.cached_answer)
+    stack.push_async_callback(_stop, asyncio.create_task(answers.run(), name="answers"))
+    return answers
+
+
 async def _tracer(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tracer:
     keys = settings.tracing
     if keys.public_key is None or keys.secret_key is None:
@@ -284,29 +299,51 @@ def _is_available(policies: PolicyRegistry) -> Callable[[str], bool]:
     return lambda name: policies.breaker(f"specialist:{name}").is_admitting
 
 
+def model_limits(settings: ModelSettings, specialists: SpecialistRegistry) -> Mapping[str, ModelLimits]:
+    """How long each role waits for its models.
+
+    Raises:
+        SettingsError: Limits are set for a role that does not exist, or are no times.
+    """
+    _check_roles("LIMITS", settings.limits_of_roles, specialists)
+    try:
+        return limits_of({**dict.fromkeys(sorted(ROUTING_ROLES)), **specialists}, settings.limits)
+    except ValueError as exc:
+        raise SettingsError(f"LIMITS or LIMITS_<ROLE>: {exc}") from None
+
+
 def model_chains(settings: ModelSettings, specialists: SpecialistRegistry) -> Mapping[str, tuple[ChatModel, ...]]:
-    """For each role the models to ask, in the order of preference.
+    """For each role the models to ask, in the order of preference; the last that routes needs no provider.
 
     Raises:
         SettingsError: A model is set for a role that does not exist.
     """
     roles = sorted(ROUTING_ROLES | set(specialists))
-    unknown = sorted(set(settings.roles) - set(roles))
-    if unknown:
-        known = ", ".join(f"MODEL_{role.upper()}" for role in roles)
-        raise SettingsError(f"MODEL_{unknown[0].upper()} names no role; there are: {known}, MODEL_FALLBACK")
+    _check_roles("MODEL", settings.roles, specialists)
     if settings.is_offline:
-        return {role: (LangChainModel(OfflineChatModel(role=role), name="offline", provider="offline"),) for role in roles}
+        return {role: (_offline_model(role),) for role in roles}
     key = settings.api_key or SecretStr("none")  # servers that need no key still get the header
-    models: dict[str, ChatModel] = {}
+    limits = model_limits(settings, specialists)
+    # A provider, a model and limits: roles that have all three in common share one.
+    make = cache(partial(openai_model, api_key=key, base_url=settings.base_url))
     chains: dict[str, tuple[ChatModel, ...]] = {}
-    fallback: tuple[ChatModel, ...] = ()
-    if settings.fallback:
-        base_url = settings.fallback_base_url or settings.base_url
-        fallback = (openai_model(settings.fallback, api_key=settings.fallback_api_key or key, base_url=base_url),)
     for role in roles:
         name = settings.roles.get(role) or settings.roles.get(DEFAULT_ROLE) or DEFAULT_MODEL
-        if name not in models:
-            models[name] = openai_model(name, api_key=key, base_url=settings.base_url)
-        chains[role] = (models[name], *fallback)
-    return chains
+        chains[role] = (make(name, limits=limits[role]),)
+        if settings.fallback:
+            base_url = settings.fallback_base_url or settings.base_url
+            chains[role] += (make(settings.fallback, limits=limits[role], api_key=settings.fallback_api_key or key, base_url=base_url),)
+    return {**chains, "routing": (*chains["routing"], _offline_model("routing"))}
+
+
+def _offline_model(role: str) -> ChatModel:
+    return LangChainModel(OfflineChatModel(role=role), name=OFFLINE, provider=OFFLINE)
+
+
+def _check_roles(prefix: str, given: Iterable[str], specialists: SpecialistRegistry) -> None:
+    roles = ROUTING_ROLES | set(specialists)
+    for role in sorted(set(given) - roles):
+        known = ", ".join(f"{prefix}_{role.upper()}" for role in sorted(roles))
+        raise SettingsError(
+            f"{prefix}_{role.upper()} names no role; there are: {known}" + (", MODEL_FALLBACK" if prefix == "MODEL" else "")
+        )

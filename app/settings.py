@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from agents.models.limits import LIMITS, Overrides
 from resilience.chaos import ChaosPlan
 from resilience.registry import PolicyName
 
@@ -92,11 +93,18 @@ class AccessSettings(_Settings):
 
 
 class ModelSettings(_Settings):
-    """Which models. `roles` maps a role (`routing`, `reasoning` or a specialist) to a model of the provider."""
+    """Which models, and how long they are waited for.
+
+    `roles` maps a role (`routing`, `reasoning` or a specialist) to a model of the provider, `limits` to what of its limits is configured.
+    """
 
     api_key: SecretStr | None = Field(None, alias="OPENAI_API_KEY")
     base_url: HttpUrl | None = Field(None, alias="OPENAI_BASE_URL")
     roles: Mapping[str, str] = Field(default_factory=dict)
+    limits_of_all: Annotated[Mapping[str, float], BeforeValidator(lambda value: _parse_limits(value))] = Field(
+        default_factory=dict, alias="LIMITS"
+    )
+    limits_of_roles: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
     fallback: str | None = Field(None, alias="MODEL_FALLBACK")
     fallback_base_url: HttpUrl | None = Field(None, alias="FALLBACK_BASE_URL")
     fallback_api_key: SecretStr | None = Field(None, alias="FALLBACK_API_KEY")
@@ -105,6 +113,22 @@ class ModelSettings(_Settings):
     def is_offline(self) -> bool:
         """Whether no provider is configured, so that the offline model answers."""
         return self.api_key is None and self.base_url is None
+
+    @property
+    def limits(self) -> Overrides:
+        """What is configured of the limits, by role; "" is all roles."""
+        return {"": self.limits_of_all, **self.limits_of_roles}
+
+    @field_validator("limits_of_roles", mode="before")
+    @classmethod
+    def _read(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        read = {}
+        for role, limits in given.items():
+            try:
+                read[role] = _parse_limits(limits)
+            except ValueError as exc:
+                raise ValueError(f"LIMITS_{role.upper()}: {exc}") from None
+        return read
 
     @model_validator(mode="after")
     def _fit(self) -> ModelSettings:
@@ -211,12 +235,13 @@ class Settings(_Settings):
             for name, value in given.items()
             if name.startswith("MODEL_") and name not in _NOT_ROLES
         }
+        limits = {name.removeprefix("LIMITS_").lower(): value for name, value in given.items() if name.startswith("LIMITS_")}
         try:
             return cls(
                 server=ServerSettings.model_validate(given),
                 storage=StorageSettings.model_validate(given),
                 access=AccessSettings.model_validate(given),
-                models=ModelSettings.model_validate({**given, "roles": roles}),
+                models=ModelSettings.model_validate({**given, "roles": roles, "limits_of_roles": limits}),
                 tracing=TracingSettings.model_validate(given),
                 runs=RunSettings.model_validate(given),
                 guards=GuardSettings.model_validate(given),
@@ -226,7 +251,7 @@ class Settings(_Settings):
 
     @classmethod
     def variables(cls) -> frozenset[str]:
-        """The fixed names that are read; `MODEL_<ROLE>` comes on top."""
+        """The fixed names that are read; `MODEL_<ROLE>` and `LIMITS_<ROLE>` come on top."""
         concerns = (ServerSettings, StorageSettings, AccessSettings, ModelSettings, TracingSettings, RunSettings, GuardSettings)
         return frozenset(field.alias for concern in concerns for field in concern.model_fields.values() if field.alias)
 
@@ -244,6 +269,22 @@ def _parse_keys(value: Any) -> Any:
             raise ValueError(f"entry {number} repeats a key")
         keys[key] = tenant
     return keys
+
+
+def _parse_limits(value: Any) -> Any:
+    """`connect=1,first_token=3` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    limits: dict[str, float] = {}
+    for entry in value.split(","):
+        name, _, seconds = (part.strip() for part in entry.partition("="))
+        if name not in LIMITS:
+            raise ValueError(f"there is no limit {name!r}; write name=seconds, the names being {', '.join(LIMITS)}")
+        try:
+            limits[name] = float(seconds)
+        except ValueError:
+            raise ValueError(f"{name} must be a number of seconds") from None
+    return limits
 
 
 def _parse_policies(value: Any) -> Any:
@@ -272,5 +313,5 @@ def _parse_chaos(value: Any) -> Any:
 def _line(error: dict[str, Any]) -> str:
     """One fault in words; the value is left out, since it may be a secret."""
     message = str(error["msg"]).removeprefix("Value error, ")
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(str(part) for part in error["loc"] if part != "limits_of_roles")  # its text begins with the variable
     return f"{where}: {message}" if where else message

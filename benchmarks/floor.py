@@ -29,11 +29,13 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel, SecretStr
 from typing_extensions import TypedDict
 
+from agents.answers import NoAnswers
 from agents.demo.company import help_centre
 from agents.models.gateway import ModelGateway
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import NullTracer
+from agents.understudy import Understudy
 from app.bootstrap import build_graphs, model_chains
 from app.settings import DEFAULT_MODEL, Settings
 from app.telemetry.metrics import Metrics
@@ -41,6 +43,7 @@ from app.threads.plain import to_json
 from graphs.context import RunContext, RunScope
 from graphs.nodes.supervise import RoutingDecision
 from graphs.registry import GraphEntry
+from graphs.routing import ANSWER_AT
 from resilience.deadline import Deadline
 from resilience.registry import PolicyRegistry
 
@@ -77,12 +80,13 @@ def entries(settings: Settings) -> dict[str, GraphEntry]:
     policies = PolicyRegistry(listeners=[metrics.on_event])
     gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
     runner = AgentRunner(gateway, policies, tracer)
+    understudy = Understudy(NoAnswers(), tracer, sure_at=ANSWER_AT)
 
     def is_available(name: str) -> bool:
         return policies.breaker(f"specialist:{name}").is_admitting
 
     def make_context(scope: RunScope) -> RunContext:
-        return RunContext(scope, specialists, is_available, runner, gateway, tracer)
+        return RunContext(scope, specialists, is_available, runner, understudy, gateway, tracer)
 
     help_centre()
     return dict(build_graphs(specialists, make_context, has_conformance=True))

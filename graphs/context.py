@@ -9,6 +9,7 @@ from agents.models.gateway import ModelGateway
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import Tracer
+from agents.understudy import Understudy
 from resilience.context import Priority, Standing
 from resilience.deadline import Deadline
 
@@ -45,6 +46,7 @@ class RunContext:
         specialists: Who there is.
         is_available: Whether a specialist's breaker lets calls through.
         runner: Runs a specialist.
+        understudy: Steps in for a specialist that fails.
         gateway: Asks a model.
         tracer: Records spans.
     """
@@ -53,5 +55,6 @@ class RunContext:
     specialists: SpecialistRegistry
     is_available: Callable[[str], bool]
     runner: AgentRunner
+    understudy: Understudy
     gateway: ModelGateway
     tracer: Tracer

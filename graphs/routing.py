@@ -40,7 +40,9 @@ def loop_fault(state: SupervisorState) -> str | None:
 
 
 def after_supervise(state: SupervisorState) -> str:
-    """The chosen specialist, or `escalate`."""
+    """The chosen specialist, `respond` if none can be chosen and somebody else has answered, or `escalate`."""
+    if state.get("draft"):
+        return "respond"
     decision = state.get("decision")
     if state.get("escalation") or decision is None:
         return "escalate"

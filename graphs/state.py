@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 from agents.models.port import Degradation
 from agents.usage import Usage
 
+SUPERVISOR = "supervisor"
+"""Who speaks where no specialist does."""
 Outcome = Literal["answered", "handed_back", "asked_for_human", "failed"]
 
 
@@ -52,7 +54,7 @@ class Finding(TypedDict):
 
 
 class Draft(TypedDict):
-    """An answer that the policy has not let out yet; `id` is the one under which it was streamed."""
+    """An answer that the policy has not let out yet; `id` is the one under which it was streamed, `specialist` may be `SUPERVISOR`."""
 
     id: str
     text: str

@@ -4,7 +4,8 @@ START → supervise ─┬→ <specialist> ─┬→ respond → END
           ↑        │   ↑      │     ├→ reflect ─→ <the same specialist>
           │        │   │      │     ├→ approve ⟲ ─→ <the same specialist>     (waits for a human)
           └────────┼───┼──────┘     └→ escalate
-                   └→ escalate → respond
+                   ├→ escalate → respond
+                   └→ respond                                  (no specialist is available, and the help centre answers)
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def build_supervisor(specialists: SpecialistRegistry) -> SupervisorGraph:
     graph.add_node("respond", respond)
 
     graph.add_edge(START, "supervise")
-    graph.add_conditional_edges("supervise", after_supervise, [*names, "escalate"])
+    graph.add_conditional_edges("supervise", after_supervise, [*names, "escalate", "respond"])
     for name in names:
         graph.add_conditional_edges(name, after_specialist, ["supervise", "reflect", "approve", "escalate", "respond"])
     graph.add_conditional_edges("approve", after_approve, [*names, "approve"])

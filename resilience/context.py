@@ -97,6 +97,8 @@ class CallContext:
         output: Whether the caller's reader has seen the first piece of the result.
         weigh: What the call is expected to use of an allowance per time, besides being one call: the prompt's tokens, for a model.
             Asked only where there is such an allowance.
+        ending: By when output that has begun must be whole; None: by `deadline`. It may be later: what flows is worth waiting for,
+            and nobody else can take over any more.
     """
 
     operation: str
@@ -107,6 +109,12 @@ class CallContext:
     standing: Standing = field(default_factory=Standing)
     output: Output = field(default_factory=Output, compare=False)
     weigh: Callable[[], int] = field(default=_nothing, compare=False)
+    ending: Deadline | None = None
+
+    @property
+    def due(self) -> Deadline:
+        """The deadline that holds now: `ending`, once the output has begun."""
+        return self.ending if self.ending is not None and self.output.has_started else self.deadline
 
     def with_attempt(self, attempt: int) -> CallContext:
         """The same call, tried again."""

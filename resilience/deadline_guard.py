@@ -10,7 +10,7 @@ from resilience.policy import Call, T
 
 
 class DeadlineGuard:
-    """Starts nothing with nothing left, and ends the whole call at the deadline, whether its output has started or not.
+    """Starts nothing with nothing left, and ends the whole call at the deadline, or at `ctx.ending` if its output has begun by then.
 
     Raises:
         DeadlineExceeded: Nothing is left. A `TimeoutError` of the call itself passes through.
@@ -18,9 +18,15 @@ class DeadlineGuard:
 
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run the call until the deadline."""
-        left = ctx.deadline.remaining()
+        left = ctx.due.remaining()
         if left <= 0.0:
             raise DeadlineExceeded(ctx.operation)
+
+        def wait_for_the_ending() -> None:
+            if not scope.expired():
+                scope.reschedule(asyncio.get_running_loop().time() + ctx.due.remaining())
+
+        stop_listening = ctx.output.on_start(wait_for_the_ending)
         try:
             async with asyncio.timeout(left) as scope:
                 return await call(ctx)
@@ -28,3 +34,5 @@ class DeadlineGuard:
             if not scope.expired():
                 raise
             raise DeadlineExceeded(ctx.operation) from exc
+        finally:
+            stop_listening()

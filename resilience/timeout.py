@@ -33,7 +33,7 @@ class AttemptTimeout:
 
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run one attempt."""
-        left = ctx.deadline.remaining()
+        left = ctx.due.remaining()
         if left <= 0.0:
             raise DeadlineExceeded(ctx.operation)
         is_deadline = left <= self._seconds or ctx.output.has_started
@@ -42,7 +42,7 @@ class AttemptTimeout:
             nonlocal is_deadline
             if not scope.expired():
                 is_deadline = True
-                scope.reschedule(asyncio.get_running_loop().time() + ctx.deadline.remaining())
+                scope.reschedule(asyncio.get_running_loop().time() + ctx.due.remaining())
 
         stop_listening = ctx.output.on_start(wait_for_the_deadline)
         try:

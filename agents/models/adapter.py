@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,8 @@ from resilience.errors import DependencyError
 
 NO_STREAM = "nostream"
 """LangGraph's tag for calls whose tokens stay inside."""
+CUT = "it reached the token limit before its end, so it must be shorter"
+"""What a model is told whose answer was too long."""
 
 
 class LangChainModel:
@@ -35,12 +38,14 @@ class LangChainModel:
         model: The model; its own retries must be off.
         name: Its name at the provider.
         provider: Which endpoint serves it.
+        arguments: Go along with every call.
     """
 
-    def __init__(self, model: BaseChatModel, *, name: str, provider: str) -> None:
+    def __init__(self, model: BaseChatModel, *, name: str, provider: str, arguments: Mapping[str, Any] | None = None) -> None:
         self._model = model
         self._name = name
         self._provider = provider
+        self._arguments = dict(arguments or {})
 
     @property
     def name(self) -> str:
@@ -55,7 +60,9 @@ class LangChainModel:
     async def complete(self, request: ModelRequest, ctx: CallContext) -> ModelReply:
         """See `ChatModel.complete`."""
         try:
-            message = await self._model.ainvoke(list(request.messages), _config(request, ctx.output), **_arguments(request))
+            message = await self._model.ainvoke(
+                list(request.messages), _config(request, ctx.output), **self._arguments, **_arguments(request)
+            )
         except DependencyError:
             raise
         except Exception as exc:
@@ -63,8 +70,9 @@ class LangChainModel:
             if ours is None:
                 raise
             raise ours from exc
-        _check(message)
-        return ModelReply(message, self._usage(message), self._name)
+        usage = self._usage(message)
+        _check(message, usage)
+        return ModelReply(message, usage, self._name)
 
     def _usage(self, message: AIMessage) -> Usage:
         used = message.usage_metadata
@@ -107,18 +115,18 @@ def _arguments(request: ModelRequest) -> dict[str, Any]:
     return arguments
 
 
-def _check(message: AIMessage) -> None:
+def _check(message: AIMessage, usage: Usage) -> None:
     finish = message.response_metadata.get("finish_reason")
     if message.additional_kwargs.get("refusal") or finish == "content_filter":
-        raise OutputInvalid("refused", "the model would not answer")
+        raise OutputInvalid("refused", "the model would not answer", usage)
     if finish == "length":
-        raise OutputInvalid("cut", "the answer reached the model's token limit")
+        raise OutputInvalid("cut", CUT, usage)
     if message.invalid_tool_calls:
-        raise OutputInvalid("garbage", f"arguments of {message.invalid_tool_calls[0].get('name')} are not JSON")
+        raise OutputInvalid("garbage", f"the arguments of {message.invalid_tool_calls[0].get('name')} are not JSON", usage)
     if not message.tool_calls and not message.text.strip():
-        raise OutputInvalid("empty", "no text and no tool call")
+        raise OutputInvalid("empty", "it had no text and no tool call", usage)
     if finish is None:
-        raise OutputInvalid("cut", "the answer ended without a finish reason")
+        raise OutputInvalid("cut", "it ended without a finish reason", usage)
 
 
 def _translate(exc: Exception, output: Output) -> DependencyError | None:
@@ -134,7 +142,8 @@ def _translate(exc: Exception, output: Output) -> DependencyError | None:
         return ModelTimedOut("the provider did not answer in time")
     # The client judges answers with a schema itself, and its verdicts are no API errors.
     if isinstance(exc, openai.LengthFinishReasonError):
-        return OutputInvalid("cut", "the answer reached the model's token limit")
+        paid = exc.completion.usage
+        return OutputInvalid("cut", CUT, Usage(paid.prompt_tokens, paid.completion_tokens) if paid else None)
     if isinstance(exc, openai.ContentFilterFinishReasonError):
         return OutputInvalid("refused", "the model would not answer")
     if isinstance(exc, openai.APIResponseValidationError):

@@ -5,31 +5,39 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from langchain_openai import ChatOpenAI
+from openai import Timeout
 from pydantic import SecretStr
 
 from agents.models.adapter import LangChainModel
+from agents.models.limits import ModelLimits
+
+_POOL = 600.0
+"""Read limit of the connections that all models of an endpoint share, seconds; each request brings its own."""
 
 
-def openai_model(
-    name: str, *, api_key: SecretStr, base_url: str | None = None, chunk_timeout: float = 10.0, timeout: float = 60.0
-) -> LangChainModel:
+def openai_model(name: str, *, api_key: SecretStr, base_url: str | None = None, limits: ModelLimits | None = None) -> LangChainModel:
     """`name` at the endpoint `base_url` (None: OpenAI's own).
+
+    Two of the limits are kept here, the wait for a connection and the gap between two tokens; the pipeline keeps the others, and
+    `total` is also the last resort on one HTTP request.
 
     Args:
         name: The model's name there.
         api_key: The endpoint's key.
         base_url: Address up to and with `/v1`.
-        chunk_timeout: Longest gap between two chunks of a stream, seconds.
-        timeout: Last resort on one HTTP request, seconds; the pipeline's attempt timeout is shorter.
+        limits: How long the role waits that this is for; None: as a specialist does.
     """
+    limits = limits or ModelLimits()
     model = ChatOpenAI(
         model=name,
         api_key=api_key,
         base_url=base_url,
         max_retries=0,  # one retry in the whole house (ADR-0003)
-        timeout=timeout,
-        stream_chunk_timeout=chunk_timeout,
+        timeout=_POOL,
+        stream_chunk_timeout=limits.between_tokens,
         stream_usage=True,  # off by default as soon as a base_url is set, and then streams cost nothing in our books
     )
     provider = urlsplit(base_url).netloc if base_url else "openai"
-    return LangChainModel(model, name=name, provider=provider)
+    # With the request and not with the client: the clients of all roles then share one pool of connections.
+    timeout = Timeout(limits.total, connect=limits.connect)
+    return LangChainModel(model, name=name, provider=provider, arguments={"timeout": timeout})

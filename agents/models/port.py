@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ class ModelRequest:
         schema_name: Name of that schema, `[a-zA-Z_]+`.
         is_visible: Whether the customer may see the tokens as they come.
         standing: Where the question belongs in a queue.
+        fault: Says what is wrong with an answer, in words that a model can be told; "" if nothing is. None: any answer will do.
     """
 
     role: str
@@ -32,14 +34,28 @@ class ModelRequest:
     schema_name: str = "answer"
     is_visible: bool = False
     standing: Standing = field(default_factory=Standing)
+    fault: Callable[[AIMessage], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """Something was done in a lesser way, and why; both are shown to the caller."""
+    """Something was done in a lesser way, and why; both are shown to the caller (docs/resilience/fallback.md has the words)."""
 
     what: str
     why: str
+
+
+@dataclass(slots=True)
+class Account:
+    """What questions have cost and what was done in a lesser way for them, whether an answer came of it or not."""
+
+    usage: Usage = field(default_factory=Usage)
+    degraded: list[Degradation] = field(default_factory=list)
+
+    def add(self, usage: Usage, degraded: Sequence[Degradation] = ()) -> None:
+        """One more question, or a part of one."""
+        self.usage += usage
+        self.degraded += degraded
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +64,7 @@ class ModelReply:
 
     Args:
         message: The message, with tool calls if it made any; its id is the one that was streamed.
-        usage: What it cost.
+        usage: What it cost, unusable answers before it included.
         model: The model that answered.
         degraded: What was tried before in vain.
     """

@@ -1,6 +1,6 @@
 """Billing support: money that moved, should have moved, or has to be paid."""
 
-from agents.spec import AgentSpec, load_prompt
+from agents.spec import COMPLEX, AgentSpec, load_prompt
 from agents.tools.find_order import find_order
 from agents.tools.get_customer import get_customer
 from agents.tools.list_invoices import list_invoices
@@ -28,6 +28,6 @@ SPEC = AgentSpec(
         "the customer does not recognise a payment, disputes an amount, wants to stop a transfer or to close the account, "
         "or wants a refund without an order number"
     ),
-    timeout=15.0,
+    timeout=COMPLEX,
     max_steps=6,
 )

@@ -1,6 +1,6 @@
 """General support: what the company offers, orders and deliveries, and small talk."""
 
-from agents.spec import AgentSpec, load_prompt
+from agents.spec import QUICK, AgentSpec, load_prompt
 from agents.tools.find_order import find_order
 from agents.tools.get_customer import get_customer
 from agents.tools.search_help_centre import search_help_centre
@@ -24,6 +24,6 @@ SPEC = AgentSpec(
     ),
     out_of_scope=("fees, charges and invoices", "cards and apps that do not work", "closing an account"),
     escalate_when="the customer complains, asks for a person, wants to cancel or to be refunded, or an order is over five days late",
-    timeout=15.0,
+    timeout=QUICK,
     max_steps=6,
 )

@@ -1,6 +1,6 @@
 """Technical support: the app, access to the account, and cards that do not do what they should."""
 
-from agents.spec import AgentSpec, load_prompt
+from agents.spec import COMPLEX, AgentSpec, load_prompt
 from agents.tools.get_customer import get_customer
 from agents.tools.search_help_centre import search_help_centre
 from agents.tools.service_status import service_status
@@ -24,6 +24,6 @@ SPEC = AgentSpec(
         "a card or phone is lost or stolen, somebody else may have access to the account, the customer wants to close it, "
         "or has tried every step of the article in vain"
     ),
-    timeout=15.0,
+    timeout=COMPLEX,
     max_steps=6,
 )

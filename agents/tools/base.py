@@ -76,6 +76,8 @@ class Tool:
         effect: What it does to the world.
         timeout: Longest it may take, seconds.
         run: The work.
+        knowledge: Version of what it reads, if that is the same for every customer until the next version; then an answer that rests on
+            it may be given again. None: what it finds is somebody's own, or changes by itself.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Tool:
     effect: Effect
     timeout: float
     run: Callable[[Any, ToolContext], Awaitable[ToolResult]]
+    knowledge: Callable[[], str] | None = None
 
     def parse(self, arguments: dict[str, Any]) -> BaseModel:
         """The arguments as their schema has them.
@@ -110,12 +113,14 @@ def _parameters(arguments: type[BaseModel]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name not in ("title", "description")}
 
 
-def tool(*, effect: Effect, timeout: float) -> Callable[[Callable[[A, ToolContext], Awaitable[ToolResult]]], Tool]:
+def tool(
+    *, effect: Effect, timeout: float, knowledge: Callable[[], str] | None = None
+) -> Callable[[Callable[[A, ToolContext], Awaitable[ToolResult]]], Tool]:
     """Make a `Tool` of an async function `(args: SomeModel, ctx: ToolContext) -> ToolResult`; its docstring is the description."""
 
     def make(function: Callable[[A, ToolContext], Awaitable[ToolResult]]) -> Tool:
         first = next(iter(inspect.signature(function).parameters))
         arguments = get_type_hints(function)[first]
-        return Tool(function.__name__, inspect.getdoc(function) or "", arguments, effect, timeout, function)
+        return Tool(function.__name__, inspect.getdoc(function) or "", arguments, effect, timeout, function, knowledge)
 
     return make

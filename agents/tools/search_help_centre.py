@@ -12,7 +12,7 @@ class SearchHelpCentre(BaseModel):
     query: str = Field(min_length=1, max_length=2000, description="The customer's question in the customer's own words.")
 
 
-@tool(effect=Effect.READ, timeout=2.0)
+@tool(effect=Effect.READ, timeout=2.0, knowledge=lambda: help_centre().version)
 async def search_help_centre(args: SearchHelpCentre, ctx: ToolContext) -> ToolResult:
     """Find up to three help-centre articles that answer a question. Nothing found: no article covers it, so do not answer it."""
     hits = help_centre().search(args.query, ctx.language)

@@ -9,7 +9,8 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_run_duration_seconds` | graph | execution time of a run in this process |
 | `capataz_runs_active` | graph | runs this process is executing |
 | `capataz_escalations_total` | reason | conversations handed to a human |
-| `capataz_degraded_total` | what | answers that were given in a lesser way |
+| `capataz_degraded_total` | what | answers that were given in a lesser way; the words of docs/resilience/fallback.md without their names |
+| `capataz_cached_answers_total` | outcome | answers `kept`, `dropped`; after a failure `found`, `missing`, `unavailable` |
 | `gen_ai_client_operation_duration_seconds` | gen_ai_provider_name, gen_ai_request_model, role, error_type | model calls and their time |
 | `gen_ai_client_token_usage_total` | gen_ai_provider_name, gen_ai_request_model, role, gen_ai_token_type | tokens, `input` and `output` |
 | `capataz_model_cost_usd_total` | gen_ai_provider_name, gen_ai_request_model, role | money; 0 where the price is unknown |
@@ -42,6 +43,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # The boundaries that OpenTelemetry advises for gen_ai.client.operation.duration, in seconds.
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_DEGRADED = frozenset({"model", "routing", "routing_by_rules", "specialist", "cached_answer", "help_centre_answer", "reflection"})
 _MODEL = ("gen_ai_provider_name", "gen_ai_request_model", "role")
 
 
@@ -60,6 +62,7 @@ class Metrics:
         self._active = Gauge("capataz_runs_active", "Runs being executed", ("graph",), registry=registry)
         self._escalations = Counter("capataz_escalations", "Conversations handed to a human", ("reason",), registry=registry)
         self._degraded = Counter("capataz_degraded", "Answers given in a lesser way", ("what",), registry=registry)
+        self._cached = Counter("capataz_cached_answers", "Answers kept, and looked for after a failure", ("outcome",), registry=registry)
         self._model_seconds = Histogram(
             "gen_ai_client_operation_duration_seconds",
             "Time of model calls",
@@ -101,8 +104,16 @@ class Metrics:
         self._escalations.labels(reason).inc()
 
     def degraded(self, what: str) -> None:
-        """An answer was given in a lesser way; `what` is the stable word of the degradation."""
-        self._degraded.labels(what).inc()
+        """An answer was given in a lesser way; `what` is the word of the degradation.
+
+        The state that it comes from can be written by callers, so only known words become labels, and no names.
+        """
+        word = what.partition(":")[0]
+        self._degraded.labels(word if word in _DEGRADED else "other").inc()
+
+    def cached_answer(self, outcome: str) -> None:
+        """An answer was `kept` or `dropped`, or one that was looked for was `found`, `missing` or `unavailable`."""
+        self._cached.labels(outcome).inc()
 
     def model_called(self, *, provider: str, model: str, role: str, seconds: float, usage: Usage | None = None, error: str = "") -> None:
         """A model call ended: with `usage`, or with `error`, the error's stable code."""

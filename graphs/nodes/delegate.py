@@ -26,8 +26,13 @@ def delegate_to(name: str) -> Node:
     """The node of the specialist `name`."""
 
     async def delegate(state: SupervisorState, runtime: Runtime[RunContext]) -> SupervisorState:
-        result = await runtime.context.runner.run(task_for(name, state, runtime.context))
-        return _took_part(name, state, result, runtime.context.scope.run_id)
+        context = runtime.context
+        task = task_for(name, state, context)
+        result = await context.runner.run(task)
+        if result.failure is None:
+            context.understudy.learn(task, result)
+            return _took_part(name, state, result, context.scope.run_id)
+        return _failed(name, state, result, await context.understudy.step_in(task, result))
 
     return delegate
 
@@ -51,22 +56,22 @@ def task_for(name: str, state: SupervisorState, context: RunContext) -> AgentTas
     )
 
 
-def _took_part(name: str, state: SupervisorState, result: AgentResult, run_id: str) -> SupervisorState:
-    findings = [*state["findings"], *(finding_of(use) for use in result.tool_uses)]
-    update: SupervisorState = {
-        "findings": findings,
-        "usage": add_usage(state["usage"], result.usage),
-        "degraded": degraded_by(state["degraded"], result.degraded),
-        "draft": None,
-        "proposal": None,
-    }
-    seen: SupervisorState = {**state, "findings": findings}
-    if result.failure is not None:
+def _failed(name: str, state: SupervisorState, result: AgentResult, instead: AgentResult | None) -> SupervisorState:
+    """The half of an answer that somebody may have read is not kept; what comes `instead` is a message of its own."""
+    assert result.failure is not None
+    update = _found(state, result)
+    degraded = degraded_by(update["degraded"], [Degradation(what=f"specialist:{name}", why=result.failure)])
+    visit = _visit(name, {**state, "findings": update["findings"]}, "failed", result.failure)
+    update = {**update, "visits": [*state["visits"], visit], "degraded": degraded}
+    if instead is None:
         # A specialist out of reach is a matter for a human (design D10).
-        visit = _visit(name, seen, "failed", result.failure)
-        out = Degradation(what=f"specialist:{name}", why=result.failure)
-        update = {**update, **escalate("specialist_unreachable", f"{name} could not answer ({result.failure}).")}
-        return {**update, "visits": [*state["visits"], visit], "degraded": degraded_by(update["degraded"], [out])}
+        return {**update, **escalate("specialist_unreachable", f"{name} could not answer ({result.failure}).")}
+    return {**update, "draft": draft_of(name, instead), "degraded": degraded_by(degraded, instead.degraded)}
+
+
+def _took_part(name: str, state: SupervisorState, result: AgentResult, run_id: str) -> SupervisorState:
+    update = _found(state, result)
+    seen: SupervisorState = {**state, "findings": update["findings"]}
     update["messages"] = list(result.trail)  # type: ignore[arg-type]  # BaseMessage: what the runner makes are AI and tool messages
     if result.hand_back is not None:
         visit = _visit(name, seen, "handed_back", result.hand_back.reason, result.hand_back.suggestion)
@@ -78,8 +83,19 @@ def _took_part(name: str, state: SupervisorState, result: AgentResult, run_id: s
             update = {**update, **escalate(result.human.reason, result.human.summary)}
     else:
         visit = _visit(name, seen, "answered", f"confidence {result.confidence:.2f}")
-        update["draft"] = _draft(name, result)
+        update["draft"] = draft_of(name, result)
     return {**update, "visits": [*state["visits"], visit]}
+
+
+def _found(state: SupervisorState, result: AgentResult) -> SupervisorState:
+    """What every try leaves behind, whatever came of it."""
+    return {
+        "findings": [*state["findings"], *(finding_of(use) for use in result.tool_uses)],
+        "usage": add_usage(state["usage"], result.usage),
+        "degraded": degraded_by(state["degraded"], result.degraded),
+        "draft": None,
+        "proposal": None,
+    }
 
 
 def _visit(name: str, state: SupervisorState, outcome: Outcome, why: str, suggestion: str | None = None) -> Visit:
@@ -98,7 +114,8 @@ def _proposal(proposal: Proposal, run_id: str) -> ProposalState:
     )
 
 
-def _draft(name: str, result: AgentResult) -> Draft:
+def draft_of(name: str, result: AgentResult) -> Draft:
+    """The answer of `result` as the state keeps it, under the name of who gives it."""
     assert result.answer is not None
     return Draft(
         id=str(result.answer.id), text=result.answer.text, specialist=name, confidence=result.confidence, sources=list(result.sources)

@@ -7,15 +7,13 @@ import json
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.runtime import Runtime
 
-from agents.models.port import ModelRequest
+from agents.models.port import Account, Degradation, ModelRequest
 from agents.spec import load_prompt
 from graphs.context import RunContext
 from graphs.handoff import question
-from graphs.state import Degraded, SupervisorState, add_usage, degraded_by
+from graphs.state import SupervisorState, add_usage, degraded_by
 from resilience.errors import DependencyError, ResilienceError
 
-REFLECTION_TIMEOUT = 10.0
-"""Longest wait for the critique, with all retries and the second model, seconds."""
 FOUND_CHARACTERS = 4_000
 """How much of what the tools found the critic is shown."""
 
@@ -32,17 +30,18 @@ async def reflect(state: SupervisorState, runtime: Runtime[RunContext]) -> Super
             f"Question:\n{asked.text}\n\nDraft:\n{draft['text']}\n\nSources: {', '.join(draft['sources']) or 'none'}\n\nFound:\n{found}"
         ),
     )
+    request, account = ModelRequest("reasoning", prompt, standing=context.scope.standing()), Account()
     with context.tracer.span("chain", "reflect", input=draft["text"]) as span:
         try:
-            reply = await context.gateway.complete(
-                ModelRequest("reasoning", prompt, standing=context.scope.standing()), context.scope.deadline.within(REFLECTION_TIMEOUT)
-            )
+            reply = await context.gateway.complete(request, context.scope.deadline, account=account)
+            critique = str(reply.message.text)
+            span.update(output=critique)
         except (ResilienceError, DependencyError) as exc:
+            critique = ""
+            account.degraded.append(Degradation(what="reflection", why=exc.code))
             span.update(error=exc.code)
-            return {"critique": "", "degraded": [*state["degraded"], Degraded(what="reflection", why=exc.code)]}
-        span.update(output=reply.message.text)
     return {
-        "critique": reply.message.text,
-        "usage": add_usage(state["usage"], reply.usage),
-        "degraded": degraded_by(state["degraded"], reply.degraded),
+        "critique": critique,
+        "usage": add_usage(state["usage"], account.usage),
+        "degraded": degraded_by(state["degraded"], account.degraded),
     }

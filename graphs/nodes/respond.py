@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage
 from langgraph.runtime import Runtime
 
 from graphs.context import RunContext
-from graphs.state import SupervisorState
+from graphs.state import SUPERVISOR, SupervisorState
 
 _UNREACHABLE = frozenset({"specialist_unreachable", "model_unavailable", "routing_invalid", "no_question"})
 _FAREWELLS = {
@@ -42,7 +42,7 @@ async def respond(state: SupervisorState, runtime: Runtime[RunContext]) -> Super
     if escalation is not None:
         text = _FAREWELLS[state.get("language", "en"), _manner(escalation["reason"])]
         # Made from the run, so that a step that is run again writes the same message and not a second one.
-        message = AIMessage(text, id=str(uuid5(NAMESPACE_OID, f"{runtime.context.scope.run_id}:respond")), name="supervisor")
+        message = AIMessage(text, id=str(uuid5(NAMESPACE_OID, f"{runtime.context.scope.run_id}:respond")), name=SUPERVISOR)
         return {
             "messages": [message],
             "answer": text,
@@ -55,7 +55,7 @@ async def respond(state: SupervisorState, runtime: Runtime[RunContext]) -> Super
     return {
         "messages": [message],
         "answer": draft["text"],
-        "specialist": draft["specialist"],
+        "specialist": draft["specialist"] if draft["specialist"] != SUPERVISOR else None,
         "confidence": draft["confidence"],
         "sources": draft["sources"],
     }

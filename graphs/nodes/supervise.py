@@ -6,23 +6,26 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage
 from langgraph.runtime import Runtime
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
+from agents.errors import OutputInvalid
 from agents.history import recent
 from agents.language import detect_language
-from agents.models.port import ModelReply, ModelRequest
+from agents.models.offline import OFFLINE
+from agents.models.port import Account, Degradation, ModelRequest
+from agents.models.structured import complete_as
 from agents.spec import load_prompt
+from agents.task import AgentResult
 from graphs.context import RunContext
 from graphs.escalation_rules import escalation_reason, order_reference
 from graphs.handoff import describe, question
+from graphs.nodes.delegate import draft_of, task_for
 from graphs.routing import ESCALATE_BELOW, loop_fault
-from graphs.state import Decision, Degraded, SupervisorState, add_usage, degraded_by, escalate, new_turn
+from graphs.state import SUPERVISOR, Decision, Degraded, SupervisorState, add_usage, degraded_by, escalate, new_turn
 from resilience.errors import DependencyError, ResilienceError
 
 HUMAN = "human"
 REFUND_DESK = "billing_support"
-ROUTING_TIMEOUT = 10.0
-"""Longest wait for one decision, with all retries and the second model, seconds."""
 
 
 class RoutingDecision(BaseModel):
@@ -87,13 +90,22 @@ async def _decide(state: SupervisorState, asked: HumanMessage, context: RunConte
     degraded: list[Degraded] = [*state["degraded"]]
     degraded += [d for name in closed if (d := Degraded(what=f"specialist:{name}", why="circuit_open")) not in degraded]
     if not offered:
-        return {**escalate("specialist_unreachable", "No specialist is available."), "degraded": degraded}
+        return await _without_specialists(state, degraded, context)
     visits = state["visits"]
     if visits and visits[-1]["suggestion"] in offered:
         suggested = str(visits[-1]["suggestion"])
         reason = f"{visits[-1]['specialist']} handed back: {visits[-1]['why']}"
         return {"decision": Decision(specialist=suggested, confidence=1.0, reason=reason, alternatives=[]), "degraded": degraded}
     return {"degraded": degraded, **await _by_model(state, offered, degraded, context)}
+
+
+async def _without_specialists(state: SupervisorState, degraded: list[Degraded], context: RunContext) -> SupervisorState:
+    """What any of them once answered or would have quoted, else a human."""
+    for name in context.specialists:
+        instead = await context.understudy.step_in(task_for(name, state, context), AgentResult(failure="circuit_open"))
+        if instead is not None:
+            return {"draft": draft_of(SUPERVISOR, instead), "degraded": degraded_by(degraded, instead.degraded)}
+    return {**escalate("specialist_unreachable", "No specialist is available."), "degraded": degraded}
 
 
 def _by_rule(state: SupervisorState, asked: HumanMessage, context: RunContext) -> SupervisorState | None:
@@ -120,45 +132,40 @@ def _offered(state: SupervisorState, context: RunContext) -> tuple[list[str], li
 
 
 async def _by_model(state: SupervisorState, offered: list[str], degraded: list[Degraded], context: RunContext) -> SupervisorState:
-    """Ask; an answer that does not fit is asked again once, with the fault in the prompt."""
     choices = [*offered, HUMAN]
     prompt: list[BaseMessage] = [SystemMessage(_instructions(state, offered, context)), *recent(state["messages"])]
-    usage = state["usage"]
-    fault = ""
-    for _ in range(2):
-        if fault:
-            prompt = [*prompt, HumanMessage(f"Your answer was not usable: {fault}. Answer again, with the JSON only.")]
-        try:
-            reply = await context.gateway.complete(
-                ModelRequest(
-                    "routing",
-                    tuple(prompt),
-                    response_schema=RoutingDecision.schema_for(choices),
-                    schema_name="routing",
-                    standing=context.scope.standing(is_under_way=bool(state["visits"])),
-                ),
-                context.scope.deadline.within(ROUTING_TIMEOUT),
-            )
-        except (ResilienceError, DependencyError) as exc:
-            out = escalate("model_unavailable", "The model that routes is out of reach.")
-            return {**out, "usage": usage, "degraded": [*degraded, Degraded(what="routing", why=exc.code)]}
-        usage = add_usage(usage, reply.usage)
-        degraded = degraded_by(degraded, reply.degraded)
-        decision, fault = _parse(reply, choices)
-        if decision is not None:
-            return {**_judge(decision), "usage": usage, "degraded": degraded}
-    return {**escalate("routing_invalid", f"The routing model gave no usable decision: {fault}."), "usage": usage, "degraded": degraded}
+    request = ModelRequest(
+        "routing",
+        tuple(prompt),
+        response_schema=RoutingDecision.schema_for(choices),
+        schema_name="routing",
+        standing=context.scope.standing(is_under_way=bool(state["visits"])),
+    )
 
+    def fault_of(answer: RoutingDecision) -> str:
+        return "" if answer.specialist in choices else f"specialist {answer.specialist!r} is none of {', '.join(choices)}"
 
-def _parse(reply: ModelReply, choices: list[str]) -> tuple[Decision | None, str]:
+    account = Account()
     try:
-        decision = RoutingDecision.model_validate_json(reply.message.text)
-    except ValidationError as exc:
-        return None, "; ".join(f"{'.'.join(map(str, error['loc'])) or 'answer'}: {error['msg']}" for error in exc.errors())
-    if decision.specialist not in choices:
-        return None, f"specialist {decision.specialist!r} is none of {', '.join(choices)}"
-    alternatives = [name for name in decision.alternatives if name in choices and name != decision.specialist]
-    return Decision(specialist=decision.specialist, confidence=decision.confidence, reason=decision.reason, alternatives=alternatives), ""
+        answer, model = await complete_as(
+            RoutingDecision, context.gateway, request, context.scope.deadline, account=account, fault_of=fault_of
+        )
+    except (ResilienceError, DependencyError) as exc:
+        account.degraded.append(Degradation(what="routing", why=exc.code))
+        if isinstance(exc, OutputInvalid):
+            update = escalate("routing_invalid", f"The routing model gave no usable decision: {exc.detail}.")
+        else:
+            update = escalate("model_unavailable", "The model that routes is out of reach.")
+    else:
+        if model == OFFLINE and account.degraded:
+            account.degraded.append(Degradation(what="routing_by_rules", why=account.degraded[-1].why))
+        update = _judge(_decision(answer, choices))
+    return {**update, "usage": add_usage(state["usage"], account.usage), "degraded": degraded_by(degraded, account.degraded)}
+
+
+def _decision(answer: RoutingDecision, choices: list[str]) -> Decision:
+    alternatives = [name for name in answer.alternatives if name in choices and name != answer.specialist]
+    return Decision(specialist=answer.specialist, confidence=answer.confidence, reason=answer.reason, alternatives=alternatives)
 
 
 def _judge(decision: Decision) -> SupervisorState:

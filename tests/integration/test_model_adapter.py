@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
-from langgraph.graph import END, START, MessagesState, StateGraph
 from pydantic import SecretStr
 
 from agents.controls import schemas
@@ -26,6 +25,7 @@ from agents.errors import (
 )
 from agents.models.adapter import LangChainModel
 from agents.models.gateway import ModelGateway, dependency
+from agents.models.limits import ModelLimits
 from agents.models.openai import openai_model
 from agents.models.port import ModelReply, ModelRequest
 from resilience.context import CallContext
@@ -33,11 +33,13 @@ from resilience.deadline import Deadline
 from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 from tests.support.cast import CountingMeter, RecordingTracer
 from tests.support.provider import Provider, Reply
+from tests.support.reader import Reader
 
 KEY = SecretStr("sk-test")
 SCHEMA = {"type": "object", "properties": {"yes": {"type": "boolean"}}, "required": ["yes"], "additionalProperties": False}
 TIMEOUT = 1.0
 """How long the models of the tests about hanging wait, seconds."""
+HURRIED = ModelLimits(connect=TIMEOUT, first_token=TIMEOUT, between_tokens=TIMEOUT, total=TIMEOUT)
 
 
 @pytest.fixture
@@ -68,36 +70,6 @@ def asked(**changes: Any) -> ModelRequest:
 async def whole(model: LangChainModel, **changes: Any) -> ModelReply:
     """One attempt, not streamed."""
     return await model.complete(asked(**changes), CallContext("model:x", Deadline.after(30.0)))
-
-
-class Reader:
-    """One visible question asked inside a node, and the tokens that a reader of the graph sees."""
-
-    def __init__(self) -> None:
-        self.tokens: list[tuple[str, str | None]] = []
-        self.outcome: ModelReply | Exception | None = None
-
-    async def watch(self, ask: Any) -> "Reader":
-        graph = StateGraph(MessagesState)
-
-        async def node(state: MessagesState) -> dict[str, Any]:
-            try:
-                self.outcome = await ask()
-            except Exception as exc:
-                self.outcome = exc
-            return {}
-
-        graph.add_node("node", node)
-        graph.add_edge(START, "node")
-        graph.add_edge("node", END)
-        async for part in graph.compile().astream({"messages": []}, stream_mode=["messages"], version="v2"):
-            chunk, _ = part["data"]
-            self.tokens.append((chunk.text, chunk.id))
-        return self
-
-    @property
-    def text(self) -> str:
-        return "".join(text for text, _ in self.tokens)
 
 
 async def streamed(model: LangChainModel, **changes: Any) -> Reader:
@@ -186,7 +158,7 @@ async def test_what_a_provider_does_wrong_has_a_name(provider, case, manner):
     """The same one however it was asked, after exactly one request, and in time."""
     reply, error = CASES[case]
     provider.behaviour = lambda request: reply
-    asks = model(provider, **({"timeout": TIMEOUT} if reply.hangs else {}))
+    asks = model(provider, **({"limits": HURRIED} if reply.hangs else {}))
     begun = time.monotonic()
 
     if manner == "streamed":
@@ -320,7 +292,7 @@ async def test_a_stream_cut_after_its_first_word_may_not(provider):
 async def test_a_stream_that_stops_talking_is_given_up(provider):
     """The gap between two chunks is bounded."""
     provider.behaviour = lambda request: Reply("one two three", pause=20.0)
-    silent = model(provider, chunk_timeout=TIMEOUT)
+    silent = model(provider, limits=HURRIED)
     begun = time.monotonic()
 
     reader = await streamed(silent)

@@ -7,16 +7,20 @@ from contextlib import AbstractContextManager
 from random import Random
 from typing import Any
 
+from agents.answers import KeptAnswer
 from agents.models.adapter import LangChainModel
 from agents.models.gateway import ModelGateway
+from agents.models.limits import limits_of
 from agents.models.port import ChatModel
 from agents.models.scripted import Line, ScriptedChatModel
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.spec import AgentSpec
 from agents.tracing import NullTracer, RunTrace, Span, SpanKind
+from agents.understudy import Understudy
 from agents.usage import Usage
 from graphs.context import RunContext, RunScope
+from graphs.routing import ANSWER_AT
 from resilience.deadline import Deadline
 from resilience.registry import PolicyRegistry
 from tests.support.virtual_time import LoopClock
@@ -63,6 +67,19 @@ class _RecordedSpan:
     def __exit__(self, *exc: object) -> None: ...
 
 
+class Answers:
+    """Keeps answers in a dictionary, by tenant and key."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], KeptAnswer] = {}
+
+    async def find(self, tenant: str, key: str) -> KeptAnswer | None:
+        return self.kept.get((tenant, key))
+
+    def keep(self, tenant: str, key: str, answer: KeptAnswer) -> None:
+        self.kept[tenant, key] = answer
+
+
 class Cast:
     """Who plays: for each role the lines of its model, see `agents.models.scripted.Line`. Time is the running loop's.
 
@@ -84,8 +101,11 @@ class Cast:
         self.meter, self.tracer = CountingMeter(), RecordingTracer()
         self._models = {role: self._model(role, lines.get(role)) for role in {"routing", "reasoning", *self.specialists}}
         scripted = {role: (LangChainModel(model, name=f"m-{role}", provider="scripted"),) for role, model in self._models.items()}
-        self.gateway = ModelGateway({**scripted, **(chains or {})}, self.policies, self.tracer, self.meter)
+        limits = limits_of({"routing": None, "reasoning": None, **self.specialists}, {})
+        self.gateway = ModelGateway({**scripted, **(chains or {})}, self.policies, self.tracer, self.meter, limits)
         self.runner = AgentRunner(self.gateway, self.policies, self.tracer)
+        self.answers = Answers()
+        self.understudy = Understudy(self.answers, self.tracer, sure_at=ANSWER_AT)
 
     def prompts(self, role: str) -> list[list[Any]]:
         """Every prompt that the role's model was given."""
@@ -103,7 +123,13 @@ class Cast:
         """The means of a run that has this long."""
         deadline = Deadline.after(seconds, LoopClock())
         return RunContext(
-            RunScope(run_id, "default", deadline), self.specialists, self.is_available, self.runner, self.gateway, self.tracer
+            RunScope(run_id, "default", deadline),
+            self.specialists,
+            self.is_available,
+            self.runner,
+            self.understudy,
+            self.gateway,
+            self.tracer,
         )
 
     def _model(self, role: str, lines: Sequence[Line] | None) -> ScriptedChatModel:

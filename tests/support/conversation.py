@@ -39,7 +39,12 @@ class Conversation:
         self.cast = Cast(lines)
         self._graph = build_supervisor(self.cast.specialists).compile(checkpointer=InMemorySaver())
         self._config: Any = {"configurable": {"thread_id": "t"}, "recursion_limit": RECURSION_LIMIT}
-        self._runs = 0
+        self._runs = self._threads = 0
+
+    def new_thread(self) -> None:
+        """What is said from now on is another conversation, over the same cast."""
+        self._threads += 1
+        self._config = {**self._config, "configurable": {"thread_id": f"t-{self._threads}"}}
 
     async def say(self, text: str, *, message_id: str | None = None, **customer: str) -> dict[str, Any]:
         """A turn's result, for a message that came in over the wire."""

@@ -25,7 +25,7 @@ class Reply:
 
     Args:
         text: The answer's text.
-        calls: Tool calls, name and arguments.
+        calls: Tool calls, name and arguments; bytes are sent as they are.
         status: HTTP status; other than 200: an error with `code`.
         code: OpenAI's error code.
         headers: Further response headers.
@@ -33,12 +33,12 @@ class Reply:
         hangs: Never answer (until the provider closes).
         cut_after: Break the connection after this many streamed words, or in the middle of an answer that is not streamed.
         pause: Seconds between two streamed words.
-        waits_after: Streamed words after which the stream stops until the event is set.
+        waits_after: Streamed words after which the stream stops until the event is set; an answer that is not streamed stops in its middle.
         finish: The finish reason.
     """
 
     text: str = ""
-    calls: tuple[tuple[str, dict[str, Any]], ...] = ()
+    calls: tuple[tuple[str, dict[str, Any] | bytes], ...] = ()
     status: int = 200
     code: str = "server_error"
     headers: dict[str, str] = field(default_factory=dict)
@@ -143,6 +143,10 @@ class Provider:
         handler.end_headers()
         if reply.cut_after is not None:
             body, handler.close_connection = body[: len(body) // 2], True
+        if reply.waits_after is not None:
+            begun, body = body[: len(body) // 2], body[len(body) // 2 :]
+            handler.wfile.write(begun)
+            _wait(handler, reply.waits_after[1])
         handler.wfile.write(body)
 
     def _stream(self, handler: BaseHTTPRequestHandler, request: Request, reply: Reply) -> None:
@@ -187,7 +191,7 @@ def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
             "index": i,
             "id": f"call_{time.monotonic_ns()}_{i}",
             "type": "function",
-            "function": {"name": name, "arguments": json.dumps(arguments)},
+            "function": {"name": name, "arguments": arguments.decode() if isinstance(arguments, bytes) else json.dumps(arguments)},
         }
         for i, (name, arguments) in enumerate(reply.calls)
     ]

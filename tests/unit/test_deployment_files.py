@@ -41,19 +41,20 @@ def test_every_variable_of_the_example_is_read_by_the_service_or_by_compose() ->
     """Nothing is offered that has no effect, and nothing that has one is left out."""
     service = {name for name in OFFERED if name not in COMPOSE_ONLY}
     roles = {name for name in service if name.startswith("MODEL_") and name != "MODEL_FALLBACK"}
+    limits = {name for name in service if name.startswith("LIMITS_")}
 
-    assert service - roles == Settings.variables()
-    assert set(Settings.load({"OPENAI_API_KEY": "k", **dict.fromkeys(roles, "m")}).models.roles) == {
-        name.removeprefix("MODEL_").lower() for name in roles
-    }
+    assert service - roles - limits == Settings.variables()
+    models = Settings.load({"OPENAI_API_KEY": "k", **dict.fromkeys(roles, "m"), **dict.fromkeys(limits, "total=1")}).models
+    assert set(models.roles) == {name.removeprefix("MODEL_").lower() for name in roles}
+    assert set(models.limits_of_roles) == {name.removeprefix("LIMITS_").lower() for name in limits} == set(models.roles)
     assert COMPOSE_ONLY <= REQUIRED
 
 
 def test_every_specialist_can_be_given_a_model() -> None:
-    """The example and compose name `MODEL_<SPECIALIST>` for each specialist there is."""
+    """The example and compose name `MODEL_<SPECIALIST>` and `LIMITS_<SPECIALIST>` for each specialist there is."""
     specialists = {path.stem for path in (ROOT / "agents" / "specialists").glob("*.py") if path.stem != "__init__"}
 
-    wanted = {f"MODEL_{name.upper()}" for name in specialists}
+    wanted = {f"{prefix}_{name.upper()}" for name in specialists for prefix in ("MODEL", "LIMITS")}
     assert wanted <= OFFERED.keys()
     assert wanted <= SERVICES["app"]["environment"].keys()
 
@@ -65,7 +66,7 @@ def test_compose_insists_only_on_what_the_example_explains() -> None:
 
 def test_compose_gives_the_app_only_variables_that_it_reads() -> None:
     """A variable that nothing reads would promise something."""
-    given = {name for name in SERVICES["app"]["environment"] if not re.match(r"MODEL_(?!FALLBACK)", name)}
+    given = {name for name in SERVICES["app"]["environment"] if not re.match(r"MODEL_(?!FALLBACK)|LIMITS_", name)}
 
     assert given <= Settings.variables()
 

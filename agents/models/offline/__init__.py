@@ -2,4 +2,7 @@
 
 from agents.models.offline.model import OfflineChatModel
 
-__all__ = ["OfflineChatModel"]
+OFFLINE = "offline"
+"""Name of the model, and of its provider."""
+
+__all__ = ["OFFLINE", "OfflineChatModel"]

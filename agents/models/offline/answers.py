@@ -72,7 +72,7 @@ def compose(turn: Turn) -> Answer:
         return _refused(turn, failed)
     if failed:
         return Answer(_offline(PHRASES[turn.language]["refund_not_opened"], turn.language), UNCOVERED)
-    parts = [part for part in (_refund(turn), _order(turn), _invoices(turn), _account(turn), _services(turn), _article(turn)) if part]
+    parts = [part for part in (_refund(turn), _order(turn), _invoices(turn), _account(turn), _services(turn), article(turn)) if part]
     if not parts:
         return _nothing(turn)
     text = "\n\n".join(part.text for part in parts)
@@ -169,7 +169,8 @@ def _services(turn: Turn) -> Answer | None:
     return Answer(say["all_well"].format(names=names), UNCOVERED)
 
 
-def _article(turn: Turn) -> Answer | None:
+def article(turn: Turn) -> Answer | None:
+    """What the best article says, if the search found one."""
     articles = (turn.result("search_help_centre") or {}).get("articles")
     if not articles:
         return None

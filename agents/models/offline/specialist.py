@@ -63,6 +63,14 @@ def work(turn: Turn, name: str, offered: Collection[str]) -> AIMessage:
     return _conclude(turn, answers.compose(turn), offered)
 
 
+def only_search(turn: Turn) -> str | None:
+    """What to search the help centre for if that is all that the question needs; else None."""
+    if _at_once(turn) or _is_for_human(turn) or len(words(turn.question)) < _SHORTEST_QUERY:
+        return None
+    wanted = _wanted(turn)
+    return wanted[0][1]["query"] if [name for name, _ in wanted] == ["search_help_centre"] else None
+
+
 def _at_once(turn: Turn) -> Answer | None:
     """The answer to what needs no tool: small talk, and another invoice of a list that was shown."""
     if kind := wishes.small_talk(turn.question):

@@ -60,6 +60,10 @@ class TenantKeys:
         """String: the token bucket of one API key, by its digest."""
         return f"{encode(self.tenant)}:rate:{encode(key_id)}"
 
+    def answer(self, key: str) -> str:
+        """String: an answer that may be given again."""
+        return f"{encode(self.tenant)}:answer:{key}"
+
     def every_checkpoint_index(self) -> str:
         """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""
         return f"{encode(self.tenant)}:{{*}}:checkpoint-index"

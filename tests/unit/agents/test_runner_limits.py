@@ -1,12 +1,17 @@
 """What stops a specialist, and what is kept of its work then."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 
 from agents.errors import ModelUnavailable
+from agents.models.limits import ModelLimits
+from agents.models.port import ModelReply
 from agents.models.scripted import calls, scripted_model
+from agents.usage import Usage
 from resilience.context import CallContext
 from resilience.deadline import Deadline
 from tests.support.lexicon import CONCLUDED, Stage
@@ -74,6 +79,59 @@ async def test_a_hanging_model_leaves_time_for_the_next_one(spec):
     assert result.answer.text == "Done."
     assert [entry.what for entry in result.degraded] == ["model:scripted/hanging"]
     assert asyncio.get_running_loop().time() < 10.0
+
+
+class SlowTalker:
+    """A model that begins to answer after `pause` seconds and takes `seconds` more."""
+
+    name, provider = "slow", "scripted"
+
+    def __init__(self, pause: float, seconds: float, *, is_read: bool = True) -> None:
+        self._pause, self._seconds, self._is_read = pause, seconds, is_read
+
+    async def complete(self, request: Any, ctx: CallContext) -> ModelReply:
+        await asyncio.sleep(self._pause)
+        if self._is_read:
+            ctx.output.start()
+        await asyncio.sleep(self._seconds)
+        return ModelReply(AIMessage("A long answer."), Usage(), self.name)
+
+
+async def test_an_answer_that_is_being_read_may_outlast_the_specialists_time(spec):
+    """Its time bounds the wait for the first word; after that the run's does, and the role's `total`."""
+    stage = Stage(spec, chains={"lexicon": [SlowTalker(5.0, spec.timeout)]})
+    assert (await stage.run(deadline=Deadline.after(60.0, LoopClock()))).answer.text == "A long answer."
+
+    for talker in (SlowTalker(5.0, ModelLimits().total), SlowTalker(5.0, spec.timeout, is_read=False)):
+        stage = Stage(spec, chains={"lexicon": [talker]})
+        begun = asyncio.get_running_loop().time()
+
+        result = await stage.run(deadline=Deadline.after(60.0, LoopClock()))
+
+        assert result.failure in ("deadline_exceeded", "attempt_timed_out")
+        assert asyncio.get_running_loop().time() - begun <= ModelLimits().total
+
+
+async def test_an_answer_that_is_being_read_ends_with_the_run(spec):
+    """Nothing outlasts the deadline."""
+    stage = Stage(spec, chains={"lexicon": [SlowTalker(1.0, 3600.0)]})
+
+    result = await stage.run(deadline=Deadline.after(4.0, LoopClock()))
+
+    assert result.failure == "deadline_exceeded"
+    assert asyncio.get_running_loop().time() == pytest.approx(4.0)
+
+
+async def test_a_quick_specialist_gives_up_sooner(spec):
+    """Five seconds in all, of which one attempt may wait three; what hangs is the model's fault, not the specialist's."""
+    spec = replace(spec, timeout=5.0)
+    stage = Stage(spec, chains={"lexicon": [HangingModel(), scripted_model("Done.")]})
+
+    result = await stage.run()
+
+    assert result.answer.text == "Done."
+    assert asyncio.get_running_loop().time() < 5.0
+    assert stage.cast.meter.attempts == [("hanging", "cancelled")] * 2 + [("scripted", "ok")]
 
 
 async def test_a_specialist_whose_breaker_is_open_is_not_run(spec):

@@ -152,13 +152,23 @@ async def test_a_run_whose_time_is_up_ends_with_a_human():
     assert talk.cast.prompts("routing") == []
 
 
-async def test_with_every_desk_closed_a_human_takes_over():
-    """No model is asked."""
+@pytest.mark.parametrize("question", ["Why does the app look purple?", "How do I change my PIN?"])
+async def test_with_every_desk_closed_the_help_centre_answers_or_a_human_does(question):
+    """No model is asked, and nobody is named who did not answer."""
     talk = Conversation()
     for name in talk.cast.specialists:
         talk.cast.policies.breaker(f"specialist:{name}").isolate()
 
-    result = await talk.say("The app crashes")
+    result = await talk.say(question)
 
-    assert result["escalation"]["reason"] == "specialist_unreachable"
-    assert len(result["degraded"]) == 3
+    closed = [{"what": f"specialist:{name}", "why": "circuit_open"} for name in talk.cast.specialists]
+    assert result["specialist"] is None
+    if "PIN" in question:
+        assert result["answer"].startswith("Our assistant is not available right now.")
+        assert (result["escalation"], result["sources"]) == (None, ["change-pin"])
+        assert result["degraded"] == [*closed, {"what": "help_centre_answer", "why": "circuit_open"}]
+        assert result["messages"][-1].name == "supervisor"
+        assert await talk.path() == ["supervise", "respond"]
+    else:
+        assert result["escalation"]["reason"] == "specialist_unreachable"
+        assert result["degraded"] == closed

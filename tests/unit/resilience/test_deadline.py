@@ -1,6 +1,7 @@
 """One instant, and the guard that keeps a call within it."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from resilience.deadline import Deadline
 from resilience.deadline_guard import DeadlineGuard
 from resilience.errors import DeadlineExceeded
 from resilience.testing import FakeClock, fail_then_return
+from tests.support.virtual_time import LoopClock
 
 
 def test_a_deadline_is_spent_by_time_and_never_negative():
@@ -80,6 +82,36 @@ async def test_a_call_ends_at_the_deadline_though_its_output_has_started(ctx: Ca
 
     with pytest.raises(DeadlineExceeded):
         await DeadlineGuard().execute(stream, ctx)
+
+
+async def test_output_that_began_in_time_may_flow_until_its_ending(ctx: CallContext):
+    """The deadline bounds the wait for its beginning; whoever comes later in the same operation has the ending too."""
+    ctx = replace(ctx, ending=Deadline.after(100.0, LoopClock()))
+
+    async def stream(ctx: CallContext) -> None:
+        await asyncio.sleep(59)
+        ctx.output.start()
+        await asyncio.sleep(3600)
+
+    with pytest.raises(DeadlineExceeded):
+        await DeadlineGuard().execute(stream, ctx)
+    assert asyncio.get_running_loop().time() == pytest.approx(100)
+    with pytest.raises(DeadlineExceeded):
+        await DeadlineGuard().execute(stream, ctx)
+
+
+async def test_output_that_does_not_begin_has_only_the_deadline(ctx: CallContext):
+    """An ending is no second deadline, and output that begins while the call is being cancelled saves nothing."""
+
+    async def late(ctx: CallContext) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ctx.output.start()
+
+    with pytest.raises(DeadlineExceeded):
+        await DeadlineGuard().execute(late, replace(ctx, ending=Deadline.after(100.0, LoopClock())))
+    assert asyncio.get_running_loop().time() == pytest.approx(60)
 
 
 async def test_a_call_in_time_is_left_alone(ctx: CallContext):

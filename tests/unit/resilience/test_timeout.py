@@ -1,6 +1,7 @@
 """One attempt takes no longer than it may."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,20 @@ async def test_a_started_output_still_ends_at_the_deadline(ctx: CallContext):
         await AttemptTimeout(5).execute(stream, ctx)
 
     assert asyncio.get_running_loop().time() == pytest.approx(60)
+
+
+async def test_a_stream_that_has_begun_is_bounded_by_its_ending(ctx: CallContext):
+    """Which may be later than the deadline by which it had to begin."""
+    ctx = replace(ctx, ending=Deadline.after(100.0, LoopClock()))
+
+    async def stream(ctx: CallContext) -> None:
+        ctx.output.start()
+        await asyncio.sleep(3600)
+
+    with pytest.raises(DeadlineExceeded):
+        await AttemptTimeout(5).execute(stream, ctx)
+
+    assert asyncio.get_running_loop().time() == pytest.approx(100)
 
 
 async def test_a_call_that_begins_after_the_output_has_only_the_deadline(ctx: CallContext):

@@ -3,6 +3,7 @@
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
+from agents.models.limits import ModelLimits
 from agents.models.openai import openai_model
 
 KEY = SecretStr("sk-secret")
@@ -27,11 +28,15 @@ def test_streams_are_billed_wherever_they_come_from():
     assert inner(base_url="http://127.0.0.1:8080/v1").stream_usage is True
 
 
-def test_no_request_and_no_gap_between_chunks_lasts_for_ever():
-    """Last resorts behind the pipeline's own limits, in seconds."""
-    model = inner(timeout=12.0, chunk_timeout=3.0)
+def test_no_connection_request_or_gap_between_chunks_lasts_for_ever():
+    """Each request brings its role's limits along; the connections are shared by all roles."""
+    limits = ModelLimits(connect=1.0, first_token=2.0, between_tokens=3.0, total=12.0)
+    model = openai_model("gpt-x", api_key=KEY, limits=limits)
 
-    assert (model.request_timeout, model.stream_chunk_timeout) == (12.0, 3.0)
+    timeout = model._arguments["timeout"]
+    assert (timeout.connect, timeout.read) == (1.0, 12.0)
+    assert inner(limits=limits).stream_chunk_timeout == 3.0
+    assert inner(limits=limits).root_async_client._client is inner().root_async_client._client
 
 
 def test_an_endpoint_is_known_by_its_host():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from agents.models.gateway import ATTEMPT_TIMEOUT
+from agents.models.limits import ModelLimits
 from app.guards.breakers import BreakerChanges, breaker_rules, log_transition
 from app.settings import GuardSettings
 from resilience.events import EventKind, ResilienceEvent
@@ -28,7 +28,7 @@ def test_only_models_can_be_slow() -> None:
 
 def test_a_model_is_slow_before_its_attempts_time_out() -> None:
     """Otherwise the limit would never be met: a call that takes as long has failed."""
-    assert 0.0 < GuardSettings().slow_model_call < ATTEMPT_TIMEOUT
+    assert 0.0 < GuardSettings().slow_model_call < ModelLimits().first_token
 
 
 def test_a_transition_is_one_line_in_the_log() -> None:

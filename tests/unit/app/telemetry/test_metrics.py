@@ -69,7 +69,9 @@ def test_policies_redis_escalations_and_degradations_are_counted() -> None:
     metrics.on_event(ResilienceEvent(EventKind.RETRY_SCHEDULED, "model:m", "openai:m", {"attempt": 2}))
     metrics.redis_failed("threads.get", ConnectionError("refused"))
     metrics.escalated("refund_requested")
-    metrics.degraded("model")
+    metrics.degraded("model:openai/gpt-x")
+    metrics.degraded("written by a caller")
+    metrics.cached_answer("kept")
     metrics.trace_dropped(3)
 
     found = samples(metrics)
@@ -77,6 +79,8 @@ def test_policies_redis_escalations_and_degradations_are_counted() -> None:
     assert found["capataz_redis_errors_total", ("ConnectionError", "threads.get")] == 1
     assert found["capataz_escalations_total", ("refund_requested",)] == 1
     assert found["capataz_degraded_total", ("model",)] == 1
+    assert found["capataz_degraded_total", ("other",)] == 1
+    assert found["capataz_cached_answers_total", ("kept",)] == 1
     assert found["capataz_traces_dropped_total", ()] == 3
 
 
@@ -128,5 +132,5 @@ def test_the_table_of_names_is_complete() -> None:
         if line.startswith("# TYPE") and not line.split()[2].endswith("_created")
     }
 
-    assert families
+    assert len(families) > 10
     assert [name for name in families if f"`{name}`" not in (names.__doc__ or "")] == []
