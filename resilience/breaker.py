@@ -144,7 +144,8 @@ class Breaker:
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run the call if it is admitted, and learn from how it ends."""
         era = self._admit(ctx)
-        watch = _Stopwatch(self._clock, ctx.output) if self._settings.slow_call is not None else None
+        limit = self._settings.slow_call
+        watch = _Stopwatch(self._clock, ctx.output, limit) if limit is not None else None
         try:
             result = await call(ctx)
         except Exception as exc:
@@ -153,7 +154,7 @@ class Breaker:
             raise
         else:
             if era == self._era:
-                self._succeed(ctx, is_slow=watch is not None and watch.seconds() >= (self._settings.slow_call or 0.0))
+                self._succeed(ctx, is_slow=watch is not None and watch.is_over())
             return result
         finally:
             if watch is not None:
@@ -239,12 +240,13 @@ class Breaker:
 
 
 class _Stopwatch:
-    """Measures how long a call takes to its first output, queues of ours left out."""
+    """Measures whether a call takes `limit` seconds to its first output, queues of ours left out."""
 
-    __slots__ = ("_begun", "_clock", "_first", "_held_back", "_output", "stop")
+    __slots__ = ("_begun", "_clock", "_first", "_held_back", "_limit", "_output", "stop")
 
-    def __init__(self, clock: Clock, output: Output) -> None:
+    def __init__(self, clock: Clock, output: Output, limit: float) -> None:
         self._clock = clock
+        self._limit = limit
         self._output = output
         self._held_back = output.held_back
         self._first: float | None = None
@@ -254,10 +256,10 @@ class _Stopwatch:
     def _mark(self) -> None:
         self._first = self._clock.monotonic()
 
-    def seconds(self) -> float:
-        """Until the first output, else until now."""
+    def is_over(self) -> bool:
+        """Whether it took as long, until its first output, else until now."""
         end = self._first if self._first is not None else self._clock.monotonic()
-        return end - self._begun - (self._output.held_back - self._held_back)
+        return end - self._begun - (self._output.held_back - self._held_back) >= self._limit
 
 
 _STATES = {

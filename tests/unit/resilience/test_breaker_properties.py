@@ -22,7 +22,7 @@ steps = st.lists(
         st.just(("begin", 0)),
         st.tuples(st.sampled_from(sorted(ENDS)), st.integers(0, 5)),
         st.tuples(st.just("wait"), st.integers(1, 120)),
-        st.tuples(st.sampled_from(["isolate", "release"]), st.just(0)),
+        st.tuples(st.sampled_from(["isolate", "release", "let a probe be due"]), st.just(0)),
         st.tuples(st.just("adopt"), st.sampled_from(list(BreakerState)), st.integers(0, 400), st.integers(0, 40)),
     ),
     max_size=60,
@@ -50,6 +50,9 @@ class Play:
             self.clock.advance(how[0])
         elif what == "adopt":
             self.breaker.adopt(how[0], seconds=float(how[1]), openings=how[2], reason="elsewhere")
+        elif what == "let a probe be due":
+            self.breaker.adopt(BreakerState.OPEN, seconds=5.0, openings=1)
+            self.clock.advance(5.0)
         elif what in ("isolate", "release"):
             getattr(self.breaker, what)()
         elif self.under_way:
@@ -60,10 +63,10 @@ class Play:
         breaker = self.breaker
         if what == "isolate" or (what == "adopt" and how[0] is BreakerState.ISOLATED):
             self.is_isolated = True
-        elif what == "release" or (what == "adopt" and breaker.state is not BreakerState.ISOLATED):
+        elif what == "release" or (what in ("adopt", "let a probe be due") and breaker.state is not BreakerState.ISOLATED):
             self.is_isolated = False
         assert (breaker.state is BreakerState.ISOLATED) is self.is_isolated, f"{what} must not end or begin isolation"
-        if breaker.state is not before:
+        if breaker.state is not before and what != "begin":  # which has begun the era itself
             self.era = object()
         probes = [call for call in self.under_way if call[2] is self.era]
         if breaker.state is BreakerState.HALF_OPEN:

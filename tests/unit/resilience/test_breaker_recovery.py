@@ -140,6 +140,19 @@ async def test_a_neutral_probe_decides_nothing_and_makes_room(make: MakeBreaker,
     assert breaker.state is BreakerState.CLOSED
 
 
+async def test_a_neutral_probe_makes_room_for_one(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """However many of them there were, no more are under way afterwards than before."""
+    breaker = await opened(make, ctx, probes=2)
+    clock.advance(30)
+    await play(breaker, ctx, *[NEUTRAL[0]] * 5)
+
+    first, second = await under_way(breaker, ctx), await under_way(breaker, ctx)
+
+    assert not breaker.is_admitting
+    await first.succeed()
+    await second.succeed()
+
+
 async def test_a_cancelled_probe_decides_nothing_and_makes_room(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
     """However many customers leave, the breaker neither closes nor gets stuck."""
     breaker = await opened(make, ctx)
