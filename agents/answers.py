@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 from langchain_core.messages import HumanMessage
@@ -98,5 +99,12 @@ def may_be_kept(spec: AgentSpec, result: AgentResult) -> bool:
 
 def _version(spec: AgentSpec) -> list[object]:
     """Changes with whatever shapes the specialist's answers."""
-    tools = [[tool.name, tool.description, tool.knowledge() if tool.knowledge else None] for tool in spec.tools]
-    return [spec.name, spec.prompt, spec.categories, spec.out_of_scope, spec.escalate_when, tools]
+    return [_written(spec), [tool.knowledge() if tool.knowledge else None for tool in spec.tools]]
+
+
+@cache
+def _written(spec: AgentSpec) -> str:
+    """What the spec says, in short; specs do not change while a process runs."""
+    tools = [[tool.name, tool.description] for tool in spec.tools]
+    parts = [spec.name, spec.prompt, spec.categories, spec.out_of_scope, spec.escalate_when, tools]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
