@@ -23,7 +23,8 @@ from agents.runner import AgentRunner
 from agents.tracing import NullTracer, Tracer
 from app import __version__
 from app.api.deps import ApiKeys, Services
-from app.runs.dispatcher import Dispatcher
+from app.guards.admission import Admission, Stages
+from app.runs.dispatcher import CAPACITY, Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
@@ -37,7 +38,7 @@ from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
-from app.storage.redis.runs import RunRepository
+from app.storage.redis.runs import RunRecord, RunRepository
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
 from app.storage.redis.work import WorkQueue
@@ -51,7 +52,9 @@ from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
 from graphs.routing import RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
-from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.adaptive import AdaptiveSettings
+from resilience.bulkhead import Bulkhead, BulkheadSettings
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
 ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
@@ -99,7 +102,8 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         redis = connect(url)
         stack.push_async_callback(redis.aclose)
         await check_server(redis)
-        policies = PolicyRegistry(ResilienceSettings(off=settings.guards.off), listeners=[metrics.on_event])
+        policies = PolicyRegistry(_rules(settings), listeners=[metrics.on_event])
+        metrics.watch(policies.bulkheads)
         gateway = ModelGateway(model_chains(settings.models, specialists), policies, tracer, metrics)
         runner = AgentRunner(gateway, policies, tracer)
 
@@ -123,8 +127,19 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             loop.call_soon_threadsafe(executor.stop, run_id)
 
         leases = LeaseKeeper(connect_blocking(url), lease=lease, on_lost=on_lost)
-        executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon)
-        service = RunService(graphs, threads, states, runs, work, IdempotencyKeys(redis), logs, executor, dispatcher, _deadlines(settings))
+        admission = Admission(
+            _stages(policies, gateway, specialists) if not settings.models.is_offline else lambda graph_id: (),
+            metrics,
+            queue_share=settings.guards.queue_share,
+            is_on=policies.is_on(PolicyName.ADMISSION),
+        )
+
+        def on_ran(run: RunRecord, is_success: bool, seconds: float) -> None:
+            admission.ran(run.run_id, run.graph_id, seconds if is_success else None)
+
+        executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
+        keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
+        service = RunService(graphs, threads, states, runs, work, keys, logs, executor, dispatcher, deadlines, admission)
         leases.start()
         stack.callback(leases.stop)
         await dispatcher.start(executor)
@@ -179,6 +194,41 @@ def build_graphs(
 def _deadlines(settings: Settings) -> Deadlines:
     guards = settings.guards
     return Deadlines(guards.deadline, guards.maximum_deadline, guards.background_deadline)
+
+
+def _rules(settings: Settings) -> ResilienceSettings:
+    """The rules of this service, where they differ from the policies' defaults."""
+    most = settings.guards.max_model_calls
+    usual = AdaptiveSettings()
+    # The offline model has nothing inside where calls could wait; what slows it down is this process.
+    adaptive = AdaptiveSettings(min(usual.start, most), min(usual.minimum, most), most)
+    return ResilienceSettings(
+        off=settings.guards.off,
+        # Whoever has been taken must find room: there can be no more of them than runs.
+        bulkheads={"model": BulkheadSettings(min(256, most), queue=CAPACITY)},
+        adaptive={} if settings.models.is_offline else {"model": adaptive},
+    )
+
+
+def _stages(policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry) -> Stages:
+    """What no run of the supervisor can go around: the routing model, and the specialists' model if they have the same."""
+
+    def stage(role: str) -> Bulkhead:
+        """Where the next call for this role would wait; a model that refuses all calls is gone around."""
+        names = gateway.dependencies(role)
+        usable = (name for name in names if policies.breaker(name).is_admitting and not policies.bulkhead(name).is_refusing)
+        return policies.bulkhead(next(usable, names[0]))
+
+    has_one_model = len({gateway.dependencies(name) for name in specialists}) == 1
+
+    def stages(graph_id: str) -> Sequence[Bulkhead]:
+        if graph_id != SUPERVISOR:
+            return ()
+        first = stage("routing")
+        second = stage(next(iter(specialists))) if has_one_model else first
+        return (first,) if second is first else (first, second)
+
+    return stages
 
 
 def _webhooks(settings: Settings) -> tuple[AllowedHosts, WebhookSecrets]:

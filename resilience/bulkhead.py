@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -20,7 +19,7 @@ MEMORY = 50
 SHORT_HOLD = 0.5
 """Longest time that a dependency may have asked to be left alone for calls to wait for its end, seconds; else they are refused, so
 that a fallback need not wait."""
-ON_THE_WAY = 1.0
+ON_THE_WAY = 5.0
 """Longest time between the acceptance of a request and its first call, seconds; after that it is not expected any more."""
 
 
@@ -109,7 +108,7 @@ class Bulkhead:
         self._tell = Broadcast(listener)
         self._active = 0
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._expected: deque[tuple[float, Standing]] = deque()
+        self._expected: dict[str, tuple[float, Standing]] = {}  # by request, in the order of their coming
         self._service = _Mean()
         self._continuing = _Mean()
         self._wake_up: asyncio.TimerHandle | None = None
@@ -136,6 +135,11 @@ class Bulkhead:
         return len(self._queue)
 
     @property
+    def is_refusing(self) -> bool:
+        """Whether the dependency asked to be left alone, and every call is refused until then."""
+        return self._held() > SHORT_HOLD
+
+    @property
     def expected(self) -> int:
         """Calls that were announced and have not come yet."""
         self._forget_expected()
@@ -143,7 +147,11 @@ class Bulkhead:
 
     def expect(self, standing: Standing) -> None:
         """A request was accepted whose first call, of that standing, will be here soon; predictions count it from now on."""
-        self._expected.append((self._clock.monotonic() + ON_THE_WAY, standing))
+        self._expected[standing.request] = (self._clock.monotonic() + ON_THE_WAY, standing)
+
+    def expect_no_longer(self, request: str) -> None:
+        """The call of that request has come, or will not come."""
+        self._expected.pop(request, None)
 
     def predicted_wait(self, standing: Standing, *, more: int = 0) -> float:
         """Seconds that a call of that standing would wait if it came now, from the time that recent calls have held their places.
@@ -154,7 +162,7 @@ class Bulkhead:
         """
         self._forget_expected()
         held = self._held()
-        under_way, beginning = self._queue.ahead(standing, (other for _, other in self._expected))
+        under_way, beginning = self._queue.ahead(standing, (other for _, other in self._expected.values()))
         rounds: float = under_way + beginning + more + 1 - max(0, self.limit - self._active)
         if rounds <= 0:
             return held
@@ -166,8 +174,8 @@ class Bulkhead:
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run the call as soon as there is room."""
         standing = ctx.standing
-        self._no_longer_expect(standing)
-        if self._held() > SHORT_HOLD:
+        self.expect_no_longer(standing.request)
+        if self.is_refusing:
             self._refuse(Overloaded(ctx.operation, "it asked to be left alone", self._held()))
         if self._has_room() and not self._queue:
             self._active += 1
@@ -232,6 +240,7 @@ class Bulkhead:
     async def _wait(self, ctx: CallContext) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put(waiter, ctx.standing)
+        begun = self._clock.monotonic()
         self._let_in()
         try:
             async with asyncio.timeout(ctx.deadline.remaining()):
@@ -244,6 +253,8 @@ class Bulkhead:
             if isinstance(exc, TimeoutError):
                 raise DeadlineExceeded(ctx.operation) from exc
             raise
+        seconds = self._clock.monotonic() - begun
+        self._tell(ResilienceEvent(EventKind.WAITED, ctx.operation, self._dependency, {"seconds": seconds}))
 
     def _let_in(self) -> None:
         """Hand free places to those whose turn it is, so that nobody can overtake them."""
@@ -267,16 +278,8 @@ class Bulkhead:
 
     def _forget_expected(self) -> None:
         now = self._clock.monotonic()
-        while self._expected and self._expected[0][0] <= now:
-            self._expected.popleft()
-
-    def _no_longer_expect(self, standing: Standing) -> None:
-        if not self._expected or standing.is_under_way:
-            return
-        for place, (_, expected) in enumerate(self._expected):
-            if expected == standing:
-                del self._expected[place]
-                return
+        while self._expected and (oldest := next(iter(self._expected.items())))[1][0] <= now:
+            del self._expected[oldest[0]]
 
 
 class _Mean:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from random import Random
 from typing import TypeVar
 
+from resilience.adaptive import AdaptiveLimit, AdaptiveSettings
 from resilience.breaker import Breaker, BreakerSettings
 from resilience.bulkhead import Bulkhead, BulkheadSettings
 from resilience.clock import Clock, SystemClock
@@ -46,11 +47,13 @@ class ResilienceSettings:
         off: Policies that pipelines leave out.
         breakers: Breakers that differ from the defaults of `BreakerSettings`.
         bulkheads: Bulkheads that differ from the defaults of `BulkheadSettings`.
+        adaptive: Bulkheads whose limit adapts; those that no rule names keep theirs.
     """
 
     off: frozenset[PolicyName] = frozenset()
     breakers: Mapping[str, BreakerSettings] = field(default_factory=dict)
     bulkheads: Mapping[str, BulkheadSettings] = field(default_factory=dict)
+    adaptive: Mapping[str, AdaptiveSettings] = field(default_factory=dict)
 
 
 class PolicyRegistry:
@@ -96,8 +99,14 @@ class PolicyRegistry:
     def bulkhead(self, dependency: str) -> Bulkhead:
         """The bulkhead that all callers of `dependency` share."""
         if dependency not in self._bulkheads:
-            settings = _rules(self._settings.bulkheads, dependency)
-            self._bulkheads[dependency] = Bulkhead(dependency, settings, listener=self._listener)
+            bounds = _rules(self._settings.adaptive, dependency) if self.is_on(PolicyName.ADAPTIVE_LIMIT) else None
+            self._bulkheads[dependency] = Bulkhead(
+                dependency,
+                _rules(self._settings.bulkheads, dependency),
+                adaptive=AdaptiveLimit(bounds) if bounds else None,
+                clock=self._clock,
+                listener=self._listener,
+            )
         return self._bulkheads[dependency]
 
     def breakers(self) -> tuple[Breaker, ...]:

@@ -75,6 +75,10 @@ class ModelGateway:
         """Who answers for `role`, in the order of preference."""
         return self._chains.get(role) or self._chains[DEFAULT_ROLE]
 
+    def dependencies(self, role: str) -> tuple[str, ...]:
+        """The dependencies that can answer for `role`, in the order of preference."""
+        return tuple(dependency(model) for model in self.models(role))
+
     async def complete(self, request: ModelRequest, deadline: Deadline) -> ModelReply:
         """The answer of the first model that gives a usable one; `degraded` says what was tried before in vain.
 

@@ -15,6 +15,11 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_model_cost_usd_total` | gen_ai_provider_name, gen_ai_request_model, role | money; 0 where the price is unknown |
 | `capataz_resilience_events_total` | kind, dependency | what the policies did: retries, rejections, transitions, fallbacks |
 | `capataz_breaker_open` | dependency | 1 while a breaker refuses calls (open or isolated), else 0 |
+| `capataz_bulkhead_limit` | dependency | calls at once that a dependency gets now |
+| `capataz_bulkhead_active` | dependency | calls under way |
+| `capataz_bulkhead_waiting` | dependency | calls that wait for a place |
+| `capataz_bulkhead_wait_seconds` | dependency | how long calls waited that had to |
+| `capataz_runs_refused_total` | reason, priority | runs that were not taken: `queue`, `deadline`, `capacity`, `backlog` |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
 | `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
@@ -26,13 +31,14 @@ Source of the GenAI names: https://opentelemetry.io/docs/specs/semconv/gen-ai/ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from agents.usage import Usage
+from resilience.bulkhead import Bulkhead
 from resilience.events import EventKind, ResilienceEvent
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -68,6 +74,14 @@ class Metrics:
         self._cost = Counter("capataz_model_cost_usd", "Money spent on model calls", _MODEL, registry=registry)
         self._events = Counter("capataz_resilience_events", "What the policies did", ("kind", "dependency"), registry=registry)
         self._breakers = Gauge("capataz_breaker_open", "Whether a breaker refuses calls", ("dependency",), registry=registry)
+        self._limits = Gauge("capataz_bulkhead_limit", "Calls at once that a dependency gets", ("dependency",), registry=registry)
+        self._under_way = Gauge("capataz_bulkhead_active", "Calls under way", ("dependency",), registry=registry)
+        self._waiting = Gauge("capataz_bulkhead_waiting", "Calls that wait for a place", ("dependency",), registry=registry)
+        self._waits = Histogram(
+            "capataz_bulkhead_wait_seconds", "How long calls waited that had to", ("dependency",), buckets=_SECONDS, registry=registry
+        )
+        self._refused = Counter("capataz_runs_refused", "Runs that were not taken", ("reason", "priority"), registry=registry)
+        self._bulkheads: Callable[[], Iterable[Bulkhead]] = tuple
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
         self._redis = Counter(
             "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
@@ -111,6 +125,16 @@ class Metrics:
         self._events.labels(event.kind, event.dependency).inc()
         if event.kind is EventKind.BREAKER_TRANSITION:
             self._breakers.labels(event.dependency).set(event.fields["new"] in ("open", "isolated"))
+        elif event.kind is EventKind.WAITED:
+            self._waits.labels(event.dependency).observe(event.fields["seconds"])
+
+    def watch(self, bulkheads: Callable[[], Iterable[Bulkhead]]) -> None:
+        """Show these whenever somebody looks."""
+        self._bulkheads = bulkheads
+
+    def run_refused(self, reason: str, priority: str) -> None:
+        """A run was not taken."""
+        self._refused.labels(reason, priority).inc()
 
     def webhook(self, kind: str) -> None:
         """An attempt at a webhook ended as `delivered`, `failed` or `dead`."""
@@ -126,4 +150,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """The page of `GET /metrics`; its media type is `CONTENT_TYPE`."""
+        for bulkhead in self._bulkheads():
+            self._limits.labels(bulkhead.dependency).set(bulkhead.limit)
+            self._under_way.labels(bulkhead.dependency).set(bulkhead.active)
+            self._waiting.labels(bulkhead.dependency).set(bulkhead.waiting)
         return generate_latest(self._registry)

@@ -17,12 +17,14 @@ from graphs.escalation_rules import escalation_reason, order_reference
 from graphs.handoff import describe, question
 from graphs.routing import ESCALATE_BELOW, loop_fault
 from graphs.state import Decision, Degraded, SupervisorState, add_usage, degraded_by, escalate, new_turn
+from resilience.context import Priority
+from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
 
 HUMAN = "human"
 REFUND_DESK = "billing_support"
 ROUTING_TIMEOUT = 10.0
-"""Longest wait for one decision, with all retries and the second model, seconds."""
+"""Longest wait for one decision, with all retries and the second model, seconds; a batch may wait longer for its turn."""
 
 
 class RoutingDecision(BaseModel):
@@ -137,7 +139,7 @@ async def _by_model(state: SupervisorState, offered: list[str], degraded: list[D
                     schema_name="routing",
                     standing=context.scope.standing(is_under_way=bool(state["visits"])),
                 ),
-                context.scope.deadline.within(ROUTING_TIMEOUT),
+                _deadline(context),
             )
         except (ResilienceError, DependencyError) as exc:
             out = escalate("model_unavailable", "The model that routes is out of reach.")
@@ -148,6 +150,12 @@ async def _by_model(state: SupervisorState, offered: list[str], degraded: list[D
         if decision is not None:
             return {**_judge(decision), "usage": usage, "degraded": degraded}
     return {**escalate("routing_invalid", f"The routing model gave no usable decision: {fault}."), "usage": usage, "degraded": degraded}
+
+
+def _deadline(context: RunContext) -> Deadline:
+    """When a decision must be there. Batches have all of their time, since they wait for their turn behind everybody else."""
+    scope = context.scope
+    return scope.deadline if scope.priority is Priority.BATCH else scope.deadline.within(ROUTING_TIMEOUT)
 
 
 def _parse(reply: ModelReply, choices: list[str]) -> tuple[Decision | None, str]:
