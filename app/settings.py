@@ -120,7 +120,7 @@ class GuardSettings(_Settings):
     maximum_deadline: float = Field(600.0, alias="MAX_DEADLINE_SECONDS", gt=0.0)
     background_deadline: float = Field(3600.0, alias="BACKGROUND_DEADLINE_SECONDS", gt=0.0)
     max_model_calls: int = Field(512, alias="MAX_MODEL_CALLS", ge=1, le=10_000)
-    queue_share: float = Field(0.2, alias="QUEUE_SHARE", ge=0.0, le=100.0)
+    queue_share: float = Field(0.1, alias="QUEUE_SHARE", ge=0.0, le=100.0)
     off: Annotated[frozenset[PolicyName], BeforeValidator(lambda value: _parse_policies(value))] = Field(
         frozenset(), alias="RESILIENCE_OFF"
     )

@@ -4,8 +4,8 @@ A dependency that has as many calls as it can work on lets the next ones wait in
 are answered. The number beyond which that begins is what is looked for here:
 
     ratio = how long calls take now / how long they take when none waits
-    all in use, and ratio < 1.1        more: twice as many until the first time that it was too many, then a tenth more
-    in use, and ratio > 1.2            perhaps too many: a probe
+    all in use, and ratio < 1.05       more: twice as many until the first time that it was too many, then a tenth more
+    in use, and ratio > 1.15           perhaps too many: a probe
 
 A **probe** lets fewer calls be under way, a third less or what the ratio says. If that made them quicker they had been waiting,
 it was right, and another third goes; if not, none waits now: that is the measure from here on, and the last step is taken back.
@@ -33,7 +33,7 @@ FEWEST_OF_A_KIND = 5
 """Calls of one kind below which their time is not looked at."""
 STRAGGLERS = 0.1
 """Share of the calls, the slowest ones, that are not waited for: a straggler says nothing of the others."""
-TOLERATED, UNQUEUED = 1.2, 1.1
+TOLERATED, UNQUEUED = 1.15, 1.05
 """Ratios above which calls seem to wait inside the dependency, and below which none does; between them nothing changes."""
 SEVERE = 1.5
 """Ratio that is believed at once; one between it and the tolerated one must be seen twice in a row."""

@@ -27,7 +27,7 @@ MOST_BATCHES = 10_000
 at three runs a second."""
 REMEMBERED = 100
 """Runs of a graph that its typical time is the median of."""
-LEAST_PATIENCE = 0.1
+LEAST_PATIENCE = 0.05
 """Seconds of waiting that are always allowed, however short runs are; nobody notices them."""
 
 
@@ -89,7 +89,7 @@ class Admission:
     """
 
     def __init__(
-        self, stages: Stages, metrics: Metrics, *, queue_share: float = 0.2, is_on: bool = True, rng: Random | None = None
+        self, stages: Stages, metrics: Metrics, *, queue_share: float = 0.1, is_on: bool = True, rng: Random | None = None
     ) -> None:
         self._stages = stages
         self._metrics = metrics
