@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench bench-overload eval-routing eval-retrieval train-router lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ chaos: $(VENV)/.dev ## The same in full numbers, with the limits as they are pro
 
 bench: $(VENV)/.dev ## What a run costs, beside the same graph without persistence
 	@$(BIN)/python -m benchmarks.bench
+
+bench-overload: $(VENV)/.dev ## What happens at up to ten times what the provider can answer
+	@$(BIN)/python -m benchmarks.bench_overload
 
 eval-routing: $(VENV)/.dev ## Accuracy of the offline router, per desk
 	@$(BIN)/python -m benchmarks.eval_routing

@@ -91,6 +91,7 @@ async def load(port: int, rate: float, seconds: float, rng: Random, *, on_sample
     outcome = Outcome(seconds)
 
     async def ask() -> None:
+        free[:] = [connection for connection in free if connection.is_open]
         connection = free.pop() if free else await Connection.open(port)
         sample = await connection.run(target)
         on_sample(sample)

@@ -53,7 +53,7 @@ IN_USE, MATTERS = 0.8, 0.5
 """Shares of the limit that must have been used for it to grow because all went well, and for it to be blamed if not."""
 GROWTH = 1.1
 """Growth by window, once the limit has been too high for the first time."""
-THROTTLED_SHARE = 0.1
+THROTTLED_SHARE = 0.15
 """Share of refusals for too many calls (429) in a window above which the limit is cut. Single ones are every provider's noise."""
 FLOODED_SHARE, FLOODED_CALLS = 0.5, 3
 """Share and number of such refusals in a window after which a `Retry-After` is obeyed by all calls, not only by the refused one."""
