@@ -1,6 +1,6 @@
 """More is asked than the provider can answer: what is taken is answered as quickly as ever, and what is refused is told so at once.
 
-The load and the stand-in provider are those of `benchmarks.bench_overload`: 8 calls at once, 0.25 s each, two calls per run, in an open loop.
+Load and provider are those of `benchmarks.bench_overload`: 8 calls at once, 0.25 s each, two calls per run, in an open loop.
 """
 
 from __future__ import annotations
