@@ -153,6 +153,12 @@ class Bulkhead:
         """The call of that request has come, or will not come."""
         self._expected.pop(request, None)
 
+    def is_next_of_its_tenant(self, standing: Standing) -> bool:
+        """Whether nobody of the same priority and tenant waits or is expected who would go before a call of that standing."""
+        self._forget_expected()
+        mine = (standing.tenant, standing.priority)
+        return not self._queue.has(standing) and all((other.tenant, other.priority) != mine for _, other in self._expected.values())
+
     def predicted_wait(self, standing: Standing, *, more: int = 0) -> float:
         """Seconds that a call of that standing would wait if it came now, from the time that recent calls have held their places.
 

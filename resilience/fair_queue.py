@@ -61,6 +61,10 @@ class FairQueue(Generic[W]):
                 return waiter
         raise IndexError("nobody waits")
 
+    def has(self, standing: Standing) -> bool:
+        """Whether somebody of the same class and tenant waits."""
+        return standing.tenant in self._classes[_urgency(standing)]
+
     def ahead(self, standing: Standing, coming: Iterable[Standing] = ()) -> tuple[int, int]:
         """How many would go before a call of that standing that came now: those of requests under way, and those that begin one.
 

@@ -30,6 +30,11 @@ REMEMBERED = 100
 LEAST_PATIENCE = 0.05
 """Seconds of waiting that are always allowed, however short runs are; nobody notices them."""
 
+FIRST_OF_A_TENANT = 4.0
+"""How much longer a run may wait of whose tenant and priority none waits yet: the queues of others must not keep it out."""
+INTERACTIVE = 3.0
+"""The same for interactive runs, which go before all others: better a little later than not at all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asks:
@@ -143,7 +148,12 @@ class Admission:
         typical = self._typical.get(run.graph_id, 0.0)
         if wait > 0.0 and wait + typical > run.seconds:
             self._refuse(run, "deadline", f"it would take about {wait + typical:.3g} s and has {run.seconds:.3g} s", wait)
-        if run.priority is not Priority.BATCH and wait > max(LEAST_PATIENCE, typical * self._queue_share):
+        patience = max(LEAST_PATIENCE, typical * self._queue_share)
+        if stages[0].is_next_of_its_tenant(standing):
+            patience *= FIRST_OF_A_TENANT
+        elif run.priority is Priority.INTERACTIVE:
+            patience *= INTERACTIVE
+        if run.priority is not Priority.BATCH and wait > patience:
             self._refuse(run, "queue", f"it would have to wait about {wait:.3g} s before it begins", wait)
         self._first_stages[stages[0].dependency] = stages[0]
         stages[0].expect(standing)

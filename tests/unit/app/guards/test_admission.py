@@ -12,7 +12,7 @@ from app.errors import Overloaded
 from app.guards.admission import MOST_BATCHES, MOST_RUNS, Admission, Asks, Load
 from app.telemetry.metrics import Metrics
 from resilience.bulkhead import Bulkhead
-from resilience.context import Priority
+from resilience.context import Priority, Standing
 from tests.support.overload import Result, Scene, Source
 from tests.support.simulated_provider import SimulatedProvider, lognormal
 
@@ -47,12 +47,12 @@ async def test_at_three_times_the_capacity_those_who_are_taken_are_served_as_eve
 
 
 async def test_a_flood_of_one_tenant_is_not_another_tenants_trouble():
-    """While one asks for ten times the capacity, another's requests are all taken, and take as long as ever."""
+    """While one asks for ten times the capacity and is refused nine times in ten, another gets in, and is served as ever."""
     (alone,) = await play(steady, 1, Source(2, "quiet"))
     flood, quiet = await play(steady, 1, Source(CAPACITY * 10, "noisy"), Source(2, "quiet"))
 
-    assert flood.refused > 0
-    assert quiet.refused <= 0.1 * len(quiet.seconds)
+    assert flood.refused > 8 * len(flood.seconds)
+    assert quiet.refused <= 0.2 * len(quiet.seconds)
     assert quiet.quantile(0.95) <= 1.5 * alone.quantile(0.95)
 
 
@@ -66,7 +66,7 @@ async def test_urgent_runs_go_before_others_and_batch_runs_after_all():
         Source(1.0, "a", Priority.BATCH),
     )
 
-    assert urgent.refused <= 0.1 * len(urgent.seconds)
+    assert urgent.refused <= 0.2 * len(urgent.seconds)
     assert usual.refused > len(usual.seconds)
     assert batch.refused == 0
     assert batch.quantile(0.5) > urgent.quantile(0.99)
@@ -118,6 +118,7 @@ async def test_what_is_taken_is_expected_and_what_is_over_is_not():
 async def test_a_wait_is_measured_by_the_time_that_runs_take():
     """A tenth of it by default; a twentieth of a second is nobody's trouble."""
     admission, room, metrics = guard(wait=0.3)
+    room.expect(Standing("acme", request="one of the same tenant"))
     assert refusal(admission, asks()) is not None
 
     for _ in range(10):
@@ -133,6 +134,18 @@ async def test_a_wait_is_measured_by_the_time_that_runs_take():
     assert 1.0 <= (refused.retry_after or 0.0) <= 2.0
     assert refusal(guard(wait=0.04)[0], asks()) is None
     assert 'capataz_runs_refused_total{priority="default",reason="queue"} 2.0' in metrics.render().decode()
+
+
+async def test_the_first_of_a_tenant_may_wait_longer():
+    """Others are before it in the queue, and they must not keep it out; a second one of its own has to be patient."""
+    admission, room, _ = guard(wait=0.3)
+    for _ in range(10):
+        admission.ran("another", "supervisor", 1.0)
+    room.expect(Standing("noisy", request="another tenant's"))
+
+    assert refusal(admission, asks()) is None
+    assert refusal(admission, asks()) is not None
+    assert refusal(admission, asks(Priority.INTERACTIVE)) is None
 
 
 async def test_what_cannot_meet_its_deadline_is_refused_whatever_its_priority():
@@ -176,20 +189,14 @@ async def test_who_comes_to_a_second_model_waits_for_all_who_are_at_the_first():
     first, second = Room("model:small"), Bulkhead("model:large")
     admission = Admission(lambda _: [first, second], Metrics())
     seen: list[int] = []
-    second.predicted_wait = lambda standing, *, more=0: seen.append(more) or 0.2  # type: ignore[method-assign, func-returns-value]
+    second.predicted_wait = lambda standing, *, more=0: seen.append(more) or 0.5  # type: ignore[method-assign, func-returns-value]
 
     for number in range(3):
         with pytest.raises(Overloaded):
             admission.admit(Asks(str(number), "acme", "supervisor", Priority.DEFAULT, 60.0), Load(executes=True))
-        first.expect(asks_standing(number))
+        first.expect(Standing("acme", request=str(number)))
 
     assert seen == [0, 1, 2]
-
-
-def asks_standing(number: int):
-    from resilience.context import Standing
-
-    return Standing("acme", request=str(number))
 
 
 async def test_switched_off_it_takes_everything():
