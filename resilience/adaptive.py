@@ -25,6 +25,8 @@ from math import sqrt
 
 FEWEST_SAMPLES, MOST_SAMPLES = 40, 300
 """Calls that are looked at together, within these bounds: as many as may be under way, and as many as the next number needs."""
+ONE_ROUND = 100
+"""Most of them that are wanted only because so many are under way at once."""
 PRECISION = 0.05
 """Standard error that the mean of those calls should have, as a share of it: the steadier a dependency, the fewer calls are enough."""
 ENOUGH_SAMPLES, LONGEST_WINDOW = 20, 20.0
@@ -49,7 +51,7 @@ MEASURE_GAIN = 0.5
 """Weight of a probe's measure against the one before that it confirms."""
 FIRST_PROBE, PROBE_EVERY = 5.0, 60.0
 """Seconds between two probes while the limit is used: at first, doubling up to the second number as long as they confirm the measure."""
-IN_USE, MATTERS = 0.8, 0.5
+IN_USE, MATTERS = 0.8, 0.25
 """Shares of the limit that must have been used for it to grow because all went well, and for it to be blamed if not."""
 GROWTH = 1.1
 """Growth by window, once the limit has been too high for the first time."""
@@ -132,7 +134,7 @@ class AdaptiveLimit:
         if sample is None or sample.is_full:
             return 0
         sample.began(now, active)
-        wanted = max(FEWEST_SAMPLES, self.limit, (self._noise / PRECISION) ** 2)
+        wanted = max(FEWEST_SAMPLES, min(self.limit, ONE_ROUND), (self._noise / PRECISION) ** 2)
         is_late = now - sample.opened >= LONGEST_WINDOW
         sample.is_full = sample.size >= (ENOUGH_SAMPLES if is_late else min(MOST_SAMPLES, wanted))
         return sample.number
