@@ -48,7 +48,7 @@ async def limits(provider, clients: int, seconds: float, *, start: int = 64, at:
 
 
 @pytest.mark.parametrize("start", [4, 64, 512])
-@pytest.mark.parametrize(("slots", "clients"), [(8, 150), (64, 300)])
+@pytest.mark.parametrize(("slots", "clients"), [(8, 150), (32, 150)])
 async def test_it_finds_what_a_steady_provider_can_take_from_below_and_from_above(slots: int, clients: int, start: int):
     """The limit ends near the number of calls that the provider works on at once."""
     seen = await limits(SimulatedProvider(slots, lambda: 0.25), clients, 120, start=start)
@@ -56,8 +56,8 @@ async def test_it_finds_what_a_steady_provider_can_take_from_below_and_from_abov
     assert slots * 0.9 <= median(seen[80:]) <= slots * 1.3
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("slots", "sigma", "stragglers"), [(8, 0.5, 0.0), (64, 0.5, 0.0), (64, 0.8, 0.05)])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("slots", "sigma", "stragglers"), [(8, 0.5, 0.0), (32, 0.8, 0.05)])
 async def test_noise_does_not_strangle_it(slots: int, sigma: float, stragglers: float, seed: int):
     """Latencies that differ by nature cost less than a quarter of what the provider can do, and do not let the queue grow inside."""
     provider = SimulatedProvider(slots, lognormal(Random(seed), 0.25, sigma, stragglers))
@@ -84,7 +84,7 @@ async def test_a_provider_that_is_never_full_keeps_its_limit():
     assert median(seen[60:]) >= 40
 
 
-@pytest.mark.parametrize(("before", "after"), [(64, 16), (16, 64)])
+@pytest.mark.parametrize(("before", "after"), [(32, 8), (8, 32)])
 async def test_it_follows_a_provider_whose_capacity_changes(before: int, after: int):
     """A minute after the change it is near the new capacity."""
     provider = SimulatedProvider(before, lambda: 0.25)
@@ -92,7 +92,7 @@ async def test_it_follows_a_provider_whose_capacity_changes(before: int, after: 
     def change() -> None:
         provider.slots = after
 
-    seen = await limits(provider, 300, 180, at={60.0: change})
+    seen = await limits(provider, 150, 180, at={60.0: change})
 
     assert before * 0.8 <= median(seen[40:60]) <= before * 1.5
     assert after * 0.8 <= median(seen[120:]) <= after * 1.5
