@@ -43,7 +43,7 @@ class Outcome:
     """What became of the runs of one load.
 
     Args:
-        seconds: How long the load lasted.
+        seconds: From the first request to the last answer.
         answered: How long each answered run took, seconds.
         refused: How long each refusal took, seconds.
         faults: Everything else, by what it was.
@@ -106,12 +106,13 @@ async def load(port: int, rate: float, seconds: float, rng: Random, *, on_sample
         else:
             connection.close()
 
-    end = time.perf_counter() + seconds
-    next_at = time.perf_counter()
+    begun = next_at = time.perf_counter()
+    end = begun + seconds
     async with asyncio.TaskGroup() as group:
         while (next_at := next_at + rng.expovariate(rate)) < end:
             await asyncio.sleep(max(0.0, next_at - time.perf_counter()))
             group.create_task(ask())
+    outcome.seconds = time.perf_counter() - begun
     for connection in free:
         connection.close()
     return outcome
