@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench bench-case-study eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ bench: $(VENV)/.dev ## What a run costs, beside the same graph without persisten
 
 bench-case-study: $(VENV)/.dev ## A provider's bad day: the naive form and ours, side by side; about 18 minutes
 	@$(BIN)/python -m benchmarks.case_study
+
+bench-overload: $(VENV)/.dev ## What happens at up to ten times what the provider can answer
+	@$(BIN)/python -m benchmarks.bench_overload
 
 eval-routing: $(VENV)/.dev ## Accuracy of the offline router, per desk
 	@$(BIN)/python -m benchmarks.eval_routing

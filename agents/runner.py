@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, BaseMessage, SystemMessage, ToolCall, ToolMessage
@@ -21,7 +21,7 @@ from agents.models.port import Account, ModelRequest
 from agents.task import AgentResult, AgentTask, HandBack, HumanNeeded, Proposal, ToolUse
 from agents.tools.base import Effect, Tool, ToolArgumentsInvalid, ToolContext, ToolError
 from agents.tracing import Tracer
-from resilience.context import CallContext
+from resilience.context import CallContext, Standing
 from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
 from resilience.pipeline import Pipeline
@@ -95,7 +95,8 @@ class AgentRunner:
         with self._tracer.span("agent", task.spec.name, input=task.history[-1].text) as span:
             try:
                 result = await pipeline.execute(
-                    lambda ctx: self._work(task, ctx, work), CallContext(f"specialist:{task.spec.name}", task.deadline)
+                    lambda ctx: self._work(task, ctx, work),
+                    CallContext(f"specialist:{task.spec.name}", task.deadline, standing=_among_equals(task)),
                 )
             except (ResilienceError, DependencyError, AgentError) as exc:
                 span.update(error=exc.code)
@@ -156,13 +157,19 @@ class AgentRunner:
                 context = ToolContext(task.customer.id, task.language, task.standing.tenant, deadline, key)
                 pipeline = self._pipelines.tool_pipeline(name, tool.timeout, is_idempotent=tool.effect in (Effect.READ, Effect.IDEMPOTENT))
                 result = await pipeline.execute(
-                    lambda _: tool.run(arguments, context), CallContext(f"tool:{name}", deadline, is_read_only=tool.effect is Effect.READ)
+                    lambda _: tool.run(arguments, context),
+                    CallContext(f"tool:{name}", deadline, is_read_only=tool.effect is Effect.READ, standing=_among_equals(task)),
                 )
             except (ToolError, ResilienceError, DependencyError) as exc:
                 span.update(error=exc.code)
                 return ToolUse(name, given, error=exc.code, result={"message": str(exc)} if isinstance(exc, ToolError) else None)
             span.update(output=result)
         return ToolUse(name, given, result=result)
+
+
+def _among_equals(task: AgentTask) -> Standing:
+    """The standing of a call where all calls belong to requests under way, so that none may pass the bound of the queue."""
+    return replace(task.standing, is_under_way=False)
 
 
 def _summary(result: AgentResult) -> Any:

@@ -29,9 +29,10 @@ from agents.tracing import NullTracer, Tracer
 from agents.understudy import Understudy
 from app import __version__
 from app.api.deps import ApiKeys, Services
+from app.guards.admission import Admission, Stages
 from app.guards.breakers import BreakerChanges, FleetBreakers, breaker_rules, log_transition
 from app.guards.rate_limits import ProviderLimiter, RequestLimit, SharedBuckets, parse_quotas, provider_limiters
-from app.runs.dispatcher import Dispatcher
+from app.runs.dispatcher import CAPACITY, Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
@@ -48,7 +49,7 @@ from app.storage.redis.connection import check_server, connect, connect_blocking
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
-from app.storage.redis.runs import RunRepository
+from app.storage.redis.runs import RunRecord, RunRepository
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
 from app.storage.redis.work import WorkQueue
@@ -63,6 +64,8 @@ from graphs.input import SupervisorRequest
 from graphs.registry import GraphEntry
 from graphs.routing import ANSWER_AT, RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
+from resilience.adaptive import AdaptiveSettings
+from resilience.bulkhead import Bulkhead, BulkheadSettings
 from resilience.events import Listener
 from resilience.rate_limit import Limiter
 from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
@@ -120,6 +123,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             stack.push_async_callback(limiter.aclose)
         changes = BreakerChanges()
         policies = _policies(settings, limiters, [metrics.on_event, log_transition, FallbackLog(), changes])
+        metrics.watch(policies.bulkheads)
         gateway = ModelGateway(chains, policies, tracer, metrics, model_limits(settings.models, specialists))
         runner = AgentRunner(gateway, policies, tracer)
         breakers = await _fleet_breakers(policies, changes, redis, specialists, stack)
@@ -146,8 +150,19 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             loop.call_soon_threadsafe(executor.stop, run_id)
 
         leases = LeaseKeeper(connect_blocking(url), lease=lease, on_lost=on_lost)
-        executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon)
-        service = RunService(graphs, threads, states, runs, work, IdempotencyKeys(redis), logs, executor, dispatcher, _deadlines(settings))
+        admission = Admission(
+            _stages(policies, gateway, specialists) if not settings.models.is_offline else lambda graph_id: (),
+            metrics,
+            queue_share=settings.guards.queue_share,
+            is_on=policies.is_on(PolicyName.ADMISSION),
+        )
+
+        def on_ran(run: RunRecord, is_success: bool, seconds: float) -> None:
+            admission.ran(run.run_id, run.graph_id, seconds if is_success else None)
+
+        executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
+        keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
+        service = RunService(graphs, threads, states, runs, work, keys, logs, executor, dispatcher, deadlines, admission)
         leases.start()
         stack.callback(leases.stop)
         await dispatcher.start(executor)
@@ -216,10 +231,21 @@ def build_graphs(
 
 
 def _policies(settings: Settings, limiters: Mapping[str, Limiter], listeners: Sequence[Listener]) -> PolicyRegistry:
-    guards = settings.guards
+    """The policies, with this service's rules where they differ from the defaults."""
+    guards, usual = settings.guards, AdaptiveSettings()
     if guards.chaos is not None:
         get_logger().warning("faults_are_injected", faults=guards.chaos.model_dump(mode="json")["faults"])
-    rules = ResilienceSettings(off=guards.off, breakers=breaker_rules(guards.breaker_open_time, guards.slow_model_call), chaos=guards.chaos)
+    most = guards.max_model_calls
+    # The offline model has nothing inside where calls could wait; what slows it down is this process.
+    adaptive = AdaptiveSettings(min(usual.start, most), min(usual.minimum, most), most)
+    rules = ResilienceSettings(
+        off=guards.off,
+        breakers=breaker_rules(guards.breaker_open_time, guards.slow_model_call),
+        # Whoever has been taken must find room: there can be no more of them than runs.
+        bulkheads={"model": BulkheadSettings(min(256, most), queue=CAPACITY)},
+        adaptive={} if settings.models.is_offline else {"model": adaptive},
+        chaos=guards.chaos,
+    )
     return PolicyRegistry(
         rules, listeners=listeners, limiters=limiters, garbage=lambda dependency: OutputInvalid("garbage", f"chaos at {dependency}")
     )
@@ -248,6 +274,27 @@ def _provider_limiters(
         return provider_limiters(quotas, {dependency(model) for chain in chains.values() for model in chain}, buckets)
     except ValueError as exc:
         raise SettingsError(f"PROVIDER_LIMITS: {exc}") from None
+
+
+def _stages(policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry) -> Stages:
+    """What no run of the supervisor can go around: the routing model, and the specialists' model if they have the same."""
+
+    def stage(role: str) -> Bulkhead:
+        """Where the next call for this role would wait; a model that refuses all calls is gone around."""
+        names = gateway.dependencies(role)
+        usable = (name for name in names if policies.breaker(name).is_admitting and not policies.bulkhead(name).is_refusing)
+        return policies.bulkhead(next(usable, names[0]))
+
+    has_one_model = len({gateway.dependencies(name) for name in specialists}) == 1
+
+    def stages(graph_id: str) -> Sequence[Bulkhead]:
+        if graph_id != SUPERVISOR:
+            return ()
+        first = stage("routing")
+        second = stage(next(iter(specialists))) if has_one_model else first
+        return (first,) if second is first else (first, second)
+
+    return stages
 
 
 def _webhooks(settings: Settings) -> tuple[AllowedHosts, WebhookSecrets]:

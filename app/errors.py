@@ -8,7 +8,8 @@ AppError
 ├── ThreadBusy            409  another run is under way on the thread
 ├── ConflictingRequest    400  two fields of the request exclude each other
 ├── TooManyRequests       429  the allowance per time is used up
-└── NotReady              503  the service is starting or draining
+├── NotReady              503  the service is starting or draining
+└── Overloaded            503  the request could not be served in time, or nothing more can wait
 """
 
 
@@ -91,3 +92,19 @@ class NotReady(AppError):
     code = "not_ready"
     status = 503
     retry_after = 1.0
+
+
+class Overloaded(AppError):
+    """The request could not be served in time, or nothing more can wait.
+
+    Args:
+        detail: Why, for the caller.
+        retry_after: When it may be worth trying again, seconds.
+    """
+
+    code = "overloaded"
+    status = 503
+
+    def __init__(self, detail: str, retry_after: float) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after

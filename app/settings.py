@@ -162,6 +162,8 @@ class GuardSettings(_Settings):
     slow_model_call: float = Field(5.0, alias="BREAKER_SLOW_SECONDS", ge=0.0)
     requests_per_minute: int | None = Field(None, alias="RATE_LIMIT_RPM", ge=0, le=10**9)
     provider_limits: str = Field("", alias="PROVIDER_LIMITS")
+    max_model_calls: int = Field(512, alias="MAX_MODEL_CALLS", ge=1, le=10_000)
+    queue_share: float = Field(0.1, alias="QUEUE_SHARE", ge=0.0, le=100.0)
     off: Annotated[frozenset[PolicyName], BeforeValidator(lambda value: _parse_policies(value))] = Field(
         frozenset(), alias="RESILIENCE_OFF"
     )

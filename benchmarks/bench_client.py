@@ -90,6 +90,11 @@ class Connection(asyncio.Protocol):
         fault = "" if is_good else f"{status} {code[1].decode() if code else bytes(self._body[-200:]).decode(errors='replace')}"
         return Sample(seconds, self._first_at - begun if self._first_at else None, fault)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be used once more; servers close what is idle."""
+        return not self._transport.is_closing()
+
     def close(self) -> None:
         """Leave."""
         self._transport.close()

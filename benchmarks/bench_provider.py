@@ -1,12 +1,15 @@
 """A stand-in for a model provider that costs almost nothing: every answer is made before the first request.
 
 `python -m benchmarks.bench_provider PORT` speaks as much of OpenAI's chat protocol as two calls of a run need: a request with
-a schema gets a routing decision, one with tools an answer with the `conclude` call, any other the answer alone.
+a schema gets a routing decision, one with tools an answer with the `conclude` call, any other the answer alone. With `SLOTS` and
+`SECONDS` in the environment it works on so many calls at once, so long on each, and lets the others wait inside.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -72,6 +75,27 @@ def answer_to(request: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
     return (_EVENTS, stream) if is_stream else (_PLAIN, whole)
 
 
+class Capacity:
+    """So many calls at once, each so many seconds; the others wait, first come first served.
+
+    Args:
+        slots: Calls that are worked on at once.
+        seconds: Work on each.
+    """
+
+    def __init__(self, slots: int, seconds: float) -> None:
+        self._slots = asyncio.Semaphore(slots)
+        self._seconds = seconds
+
+    async def work(self) -> None:
+        """Return when a call has been worked on."""
+        async with self._slots:
+            await asyncio.sleep(self._seconds)
+
+
+CAPACITY = Capacity(int(os.environ["SLOTS"]), float(os.environ["SECONDS"])) if "SLOTS" in os.environ else None
+
+
 async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:
     """The ASGI application; without the framework that would be half of its time."""
     body = b""
@@ -80,6 +104,8 @@ async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: C
         body += message.get("body", b"")
         if not message.get("more_body"):
             break
+    if CAPACITY is not None:
+        await CAPACITY.work()
     headers, answer = answer_to(body)
     await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-length", b"%d" % len(answer))]})
     await send({"type": "http.response.body", "body": answer})

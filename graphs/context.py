@@ -34,7 +34,7 @@ class RunScope:
 
     def standing(self, *, is_under_way: bool = True) -> Standing:
         """Where a call of this run belongs in a queue."""
-        return Standing(self.tenant, self.priority, is_under_way)
+        return Standing(self.tenant, self.priority, is_under_way, self.run_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,13 @@ class Standing:
         priority: How urgent the request is that the call belongs to.
         is_under_way: Whether the request has been served in part already; then the call goes before all those that have not begun,
             so that nothing is begun which cannot be finished.
+        request: Names the request that the call belongs to; by it a call is known that was expected.
     """
 
     tenant: str = ""
     priority: Priority = Priority.DEFAULT
     is_under_way: bool = False
+    request: str = ""
 
 
 class Output:

@@ -30,6 +30,8 @@ class EventKind(StrEnum):
     """A second call was made beside a slow first one; `after` in seconds."""
     HEDGE_WON = "hedge_won"
     """The second call answered first; `after` in seconds since the first began."""
+    WAITED = "waited"
+    """A call had to wait for its place in a bulkhead and has it now; `seconds`."""
     LIMIT_CHANGED = "limit_changed"
     """The adaptive limit moved; `old`, `new` (calls at once), `why`."""
     OUTPUT_REPAIRED = "output_repaired"

@@ -8,6 +8,7 @@ from enum import StrEnum
 from random import Random
 from typing import TypeVar
 
+from resilience.adaptive import AdaptiveLimit, AdaptiveSettings
 from resilience.breaker import Breaker, BreakerSettings
 from resilience.bulkhead import Bulkhead, BulkheadSettings
 from resilience.chaos import Chaos, ChaosPlan, garbage
@@ -53,6 +54,7 @@ class ResilienceSettings:
         retry_budgets: Retry budgets that differ from the defaults of `RetryBudgetSettings`.
         hedges: Hedges that differ from the defaults of `HedgeSettings`.
         chaos: Faults to inject; None: none.
+        adaptive: Bulkheads whose limit adapts; those that no rule names keep theirs.
     """
 
     off: frozenset[PolicyName] = frozenset()
@@ -61,6 +63,7 @@ class ResilienceSettings:
     retry_budgets: Mapping[str, RetryBudgetSettings] = field(default_factory=dict)
     hedges: Mapping[str, HedgeSettings] = field(default_factory=dict)
     chaos: ChaosPlan | None = None
+    adaptive: Mapping[str, AdaptiveSettings] = field(default_factory=dict)
 
 
 class PolicyRegistry:
@@ -116,8 +119,14 @@ class PolicyRegistry:
     def bulkhead(self, dependency: str) -> Bulkhead:
         """The bulkhead that all callers of `dependency` share."""
         if dependency not in self._bulkheads:
-            settings = _rules(self._settings.bulkheads, dependency)
-            self._bulkheads[dependency] = Bulkhead(dependency, settings, listener=self._listener)
+            bounds = _rules(self._settings.adaptive, dependency) if self.is_on(PolicyName.ADAPTIVE_LIMIT) else None
+            self._bulkheads[dependency] = Bulkhead(
+                dependency,
+                _rules(self._settings.bulkheads, dependency),
+                adaptive=AdaptiveLimit(bounds) if bounds else None,
+                clock=self._clock,
+                listener=self._listener,
+            )
         return self._bulkheads[dependency]
 
     def retry_budget(self, dependency: str) -> RetryBudget:

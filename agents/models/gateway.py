@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from agents.models.limits import ModelLimits
 from agents.models.port import Account, ChatModel, Degradation, ModelReply, ModelRequest
 from agents.tracing import Tracer
 from agents.usage import Usage
-from resilience.context import CallContext, Output
+from resilience.context import CallContext, Output, Priority
 from resilience.deadline import Deadline
 from resilience.errors import DependencyError, ResilienceError
 from resilience.events import EventKind, Listener, ResilienceEvent
@@ -111,6 +112,10 @@ class ModelGateway:
         """Who answers for `role`, in the order of preference."""
         return self._chains.get(role) or self._chains[DEFAULT_ROLE]
 
+    def dependencies(self, role: str) -> tuple[str, ...]:
+        """The dependencies that can answer for `role`, in the order of preference."""
+        return tuple(dependency(model) for model in self.models(role))
+
     def limits(self, role: str) -> ModelLimits:
         """How long `role` waits."""
         return self._limits.get(role) or ModelLimits()
@@ -140,7 +145,8 @@ class ModelGateway:
             DependencyError: The last model that was asked failed.
         """
         first, *others = self.models(request.role)
-        total = self.limits(request.role).total
+        # A batch has all of its time, since it waits for its turn behind everybody else.
+        total = math.inf if request.standing.priority is Priority.BATCH else self.limits(request.role).total
         question = _Question(request)
         fallback = Fallback(
             *(Alternative(dependency(model), partial(self._ask, model, question)) for model in others),

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
-from app.runs.executor import Executor
+from app.runs.executor import Executor, is_batch
 from app.runs.model import public_run
 from app.runs.webhooks import webhook_body
 from app.storage.errors import StorageError, StorageUnavailable
@@ -22,6 +22,8 @@ from app.threads.service import ThreadService
 
 CAPACITY = 1_000
 """Most runs that one process executes at once."""
+BATCH_CAPACITY = CAPACITY // 2
+"""Most batch runs among them; the others stay announced, so that there is always room for those that somebody waits for."""
 BLOCK = 1.0
 """Longest wait for announced work, seconds."""
 LOOK_EVERY = 1.0
@@ -70,11 +72,23 @@ class Dispatcher:
         self._settling: set[asyncio.Task[None]] = set()
         self._is_open = True
         self._is_stopping = False
+        self._announced = (0, 0)
+
+    def takes_more(self, *, is_batch: bool = False) -> bool:
+        """Whether this process would execute one more run."""
+        if not (self.executes and self._is_open and self._executor is not None and len(self._executor) < CAPACITY):
+            return False
+        return not is_batch or self._executor.batches < BATCH_CAPACITY
 
     @property
-    def takes_more(self) -> bool:
-        """Whether this process would execute one more run."""
-        return self.executes and self._is_open and self._executor is not None and len(self._executor) < CAPACITY
+    def executing(self) -> int:
+        """How many runs this process executes."""
+        return len(self._executor) if self._executor is not None else 0
+
+    @property
+    def announced(self) -> tuple[int, int]:
+        """How many runs waited for a process to execute them, at most `LOOK_EVERY` seconds ago: batch runs are the second number."""
+        return self._announced
 
     async def start(self, executor: Executor) -> None:
         """Begin to look for work."""
@@ -133,7 +147,9 @@ class Dispatcher:
             if state.forget_after is not None:
                 await self._runs.forget(thread.tenant, thread.thread_id, state.forget_after)
             return 0.0
-        await self.offer(RunRef(thread.tenant, thread.thread_id, state.head))
+        head = await self._runs.get(thread.tenant, thread.thread_id, state.head)
+        if head is not None:
+            await self.offer(RunRef(thread.tenant, thread.thread_id, state.head), is_batch=is_batch(head))
         return self._lease
 
     async def _post(self, tenant: str, run: RunRecord) -> None:
@@ -141,10 +157,10 @@ class Dispatcher:
         body = webhook_body(public_run(run), started_at=run.started_at, ended_at=run.updated_at, values=values, error=run.error)
         await self._outbox.put(Webhook(tenant, run.run_id, run.thread_id, run.webhook, body))
 
-    async def offer(self, run: RunRef) -> None:
+    async def offer(self, run: RunRef, *, is_batch: bool) -> None:
         """Execute the run here if there is room, else announce it."""
-        if not self.takes_more:
-            await self._work.announce(run)
+        if not self.takes_more(is_batch=is_batch):
+            await self._work.announce(run, is_batch=is_batch)
             return
         claim = await self._runs.claim(run.tenant, run.thread_id, run.run_id)
         if isinstance(claim, Claim):
@@ -159,11 +175,12 @@ class Dispatcher:
 
     async def _take(self) -> None:
         """Claim what others have announced."""
-        if not self.takes_more:
+        if not self.takes_more():
             await asyncio.sleep(BLOCK)
             return
-        for run in await self._work.take(self._consumer, 16, BLOCK):
-            await self.offer(run)
+        with_batch = self.takes_more(is_batch=True)
+        for run, may_wait in await self._work.take(self._consumer, 16, BLOCK, with_batch=with_batch):
+            await self.offer(run, is_batch=may_wait)
 
     async def _hear(self) -> None:
         """Stop what was ended from outside."""
@@ -179,6 +196,7 @@ class Dispatcher:
         begun = time.monotonic()
         await self._work.find_unwatched(time.time())
         while time.monotonic() - begun < self._sweep:
+            self._announced = await self._work.announced()
             for run in await self._work.due(time.time()):
                 if not await self._succeeds(self._begin(run), run.thread):
                     await self._work.delay(run, time.time() + self._sweep)

@@ -77,6 +77,7 @@ class _Execution:
 
     task: asyncio.Task[None]
     control: RunControl
+    is_batch: bool
     stop: Stop | None = None
     is_ending: bool = False
 
@@ -93,6 +94,7 @@ class Executor:
         tracer: Opens a trace per run.
         metrics: Counts runs.
         on_left: Told of a thread whose run has left this process with something to be done: a next run, a clean-up, a webhook.
+        on_ran: Told of a run that has left this process, whether it was a success, and how many seconds it was executed.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Executor:
         tracer: Tracer,
         metrics: Metrics,
         on_left: Callable[[ThreadRef], None],
+        on_ran: Callable[[RunRecord, bool, float], None],
     ) -> None:
         self._graphs = graphs
         self._runs = runs
@@ -114,6 +117,8 @@ class Executor:
         self._tracer = tracer
         self._metrics = metrics
         self._on_left = on_left
+        self._on_ran = on_ran
+        self._batches = 0
         self._executions: dict[str, _Execution] = {}
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._is_draining = False
@@ -127,11 +132,17 @@ class Executor:
         if self._is_draining:  # it was accepted just before, and waits for nobody
             control.request_drain("shutdown")
         task = asyncio.create_task(self._execute(tenant, claim, log, control), name=f"run:{run.run_id}")
-        self._executions[run.run_id] = _Execution(task, control)
+        self._executions[run.run_id] = _Execution(task, control, is_batch(run))
+        self._batches += is_batch(run)
         task.add_done_callback(lambda _: self._forget(run.run_id))
 
     def __len__(self) -> int:
         return len(self._executions)
+
+    @property
+    def batches(self) -> int:
+        """How many of them are batch runs."""
+        return self._batches
 
     async def outcome(self, run_id: str) -> Outcome | None:
         """How a run ends that executes here; None: it does not, or it left without an end."""
@@ -170,7 +181,9 @@ class Executor:
                 await asyncio.wait([execution.task for execution in self._executions.values()], timeout=DRAIN_RETRY)
 
     def _forget(self, run_id: str) -> None:
-        self._executions.pop(run_id, None)
+        execution = self._executions.pop(run_id, None)
+        if execution is not None:
+            self._batches -= execution.is_batch
         self._leases.drop(run_id)
         self._logs.close(run_id)
         future = self._outcomes.pop(run_id, None)
@@ -203,8 +216,10 @@ class Executor:
             except StorageUnavailable as exc:
                 # Nothing can be written now, not even that: the lease runs out, and the run continues from its last checkpoint.
                 get_logger().warning("run_left_to_others", code=exc.code)
-            self._metrics.run_ended(run.graph_id, status, time.perf_counter() - begun)
-            get_logger().info("run_left", status=status, seconds=round(time.perf_counter() - begun, 4))
+            seconds = time.perf_counter() - begun
+            self._metrics.run_ended(run.graph_id, status, seconds)
+            self._on_ran(run, status == "success", seconds)
+            get_logger().info("run_left", status=status, seconds=round(seconds, 4))
 
     async def _run(self, tenant: str, claim: Claim, log: RunLog, control: RunControl) -> Outcome:
         """Execute the graph; what it ends with is an outcome, what stops it from outside is raised."""
@@ -354,6 +369,11 @@ class Executor:
             self._metrics.escalated(escalation["reason"])
         for entry in outcome.values.get("degraded") or ():
             self._metrics.degraded(entry["what"])
+
+
+def is_batch(run: RunRecord) -> bool:
+    """Whether the run may wait until nobody else does."""
+    return Priority(run.kwargs["priority"]) is Priority.BATCH
 
 
 def _scope(tenant: str, run: RunRecord, deadline: Deadline) -> RunScope:

@@ -11,9 +11,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from app.errors import AlreadyExists, ConflictingRequest, InvalidInput, NotFound, NotReady, ThreadBusy
+from app.guards.admission import Admission, Asks, Load
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs, LogReader
-from app.runs.executor import Executor, Outcome
+from app.runs.executor import Executor, Outcome, is_batch
 from app.runs.request import RunRequest, checked
 from app.storage.errors import StorageError
 from app.storage.redis.idempotency import KEPT, IdempotencyKeys, Reservation
@@ -101,6 +102,7 @@ class RunService:
         executor: Executes runs here.
         dispatcher: Brings runs to executors.
         deadlines: How long runs may take.
+        admission: Refuses runs that could not be served in time.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class RunService:
         executor: Executor,
         dispatcher: Dispatcher,
         deadlines: Deadlines,
+        admission: Admission,
     ) -> None:
         self._graphs = graphs
         self._assistants = {entry.assistant_id: entry for entry in graphs.values()}
@@ -127,6 +130,7 @@ class RunService:
         self._executor = executor
         self._dispatcher = dispatcher
         self._deadlines = deadlines
+        self._admission = admission
         self._is_open = True
         self._draining: asyncio.Task[None] | None = None
 
@@ -143,6 +147,7 @@ class RunService:
 
         Raises:
             NotReady: The service is going down.
+            Overloaded: The run could not be served in time, or nothing more can wait. Nothing but the key's reservation was written.
             NotFound: There is no such thread, checkpoint or assistant.
             InvalidInput: The input is not what the graph accepts, or the answer does not fit what is asked.
             ConflictingRequest: `resume` without a thread.
@@ -163,6 +168,24 @@ class RunService:
             if reserved.is_accepted:
                 raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
         record = _record(ids, entry, request, kwargs, seconds)
+        asks = Asks(record.run_id, tenant, record.graph_id, request.priority, seconds, is_delayed=request.after > 0)
+        self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
+        try:
+            return await self._accept(tenant, thread_id, request, record, idempotency, reserved)
+        except BaseException:
+            self._admission.forget(record.run_id)
+            raise
+
+    async def _accept(
+        self,
+        tenant: str,
+        thread_id: str | None,
+        request: RunRequest,
+        record: RunRecord,
+        idempotency: tuple[str, str] | None,
+        reserved: Reservation,
+    ) -> StartedRun:
+        """Write the run and bring it to execution."""
         answers = ""
         if thread_id is not None:
             answers = await self._check_thread(tenant, thread_id, request)
@@ -175,7 +198,7 @@ class RunService:
         # Whoever sends the key again within its time is told the same, so the run must still be there.
         forget_after = None if request.keep_thread else KEPT if idempotency else record.log_ttl
         create = new_thread(record.thread_id, {}, forget_after=forget_after) if thread_id is None else None
-        claims: Claims = "later" if request.after > 0 else "now" if self._dispatcher.takes_more else "queued"
+        claims: Claims = "later" if request.after > 0 else "now" if self._dispatcher.takes_more(is_batch=is_batch(record)) else "queued"
         run = RunRef(tenant, record.thread_id, record.run_id)
         if request.after > 0:
             # Also before it is accepted: if the process dies in between, the run begins late instead of never.
@@ -197,7 +220,7 @@ class RunService:
             if request.after > 0:
                 await self._work.delay(run, record.created_at.timestamp() + request.after)
             elif accepted.fence is None:
-                await self._dispatcher.offer(run)
+                await self._dispatcher.offer(run, is_batch=is_batch(record))
             if accepted.cancelled:
                 await self._work.notify(accepted.cancelled)
             if idempotency is not None:

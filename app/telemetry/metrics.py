@@ -18,6 +18,11 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_breaker_transitions_total` | dependency, state, by | a breaker moved to `state`; `by`: `here`, `hand`, `fleet` |
 | `capataz_breaker_state` | dependency, state | 1 for the state that a breaker is in, 0 for the others |
 | `capataz_rate_limits_total` | limit, outcome, buckets | asked of a limit: `allowed`, `waited`, `refused`; buckets `local`: Redis is away |
+| `capataz_bulkhead_limit` | dependency | calls at once that a dependency gets now |
+| `capataz_bulkhead_active` | dependency | calls under way |
+| `capataz_bulkhead_waiting` | dependency | calls that wait for a place |
+| `capataz_bulkhead_wait_seconds` | dependency | how long calls waited that had to |
+| `capataz_runs_refused_total` | reason, priority | runs that were not taken: `queue`, `deadline`, `capacity`, `backlog` |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
 | `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
@@ -29,7 +34,7 @@ Source of the GenAI names: https://opentelemetry.io/docs/specs/semconv/gen-ai/ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
@@ -37,6 +42,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from agents.usage import Usage
 from resilience.breaker import BreakerState
+from resilience.bulkhead import Bulkhead
 from resilience.events import EventKind, ResilienceEvent
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -78,6 +84,14 @@ class Metrics:
         )
         self._breakers = Gauge("capataz_breaker_state", "The state that a breaker is in", ("dependency", "state"), registry=registry)
         self._limits = Counter("capataz_rate_limits", "What was asked of rate limits", ("limit", "outcome", "buckets"), registry=registry)
+        self._bulkhead_limits = Gauge("capataz_bulkhead_limit", "Calls at once that a dependency gets", ("dependency",), registry=registry)
+        self._under_way = Gauge("capataz_bulkhead_active", "Calls under way", ("dependency",), registry=registry)
+        self._waiting = Gauge("capataz_bulkhead_waiting", "Calls that wait for a place", ("dependency",), registry=registry)
+        self._waits = Histogram(
+            "capataz_bulkhead_wait_seconds", "How long calls waited that had to", ("dependency",), buckets=_SECONDS, registry=registry
+        )
+        self._refused = Counter("capataz_runs_refused", "Runs that were not taken", ("reason", "priority"), registry=registry)
+        self._bulkheads: Callable[[], Iterable[Bulkhead]] = tuple
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
         self._redis = Counter(
             "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
@@ -132,6 +146,16 @@ class Metrics:
             self._transitions.labels(event.dependency, new, event.fields["by"]).inc()
             for state in BreakerState:
                 self._breakers.labels(event.dependency, state).set(state == new)
+        elif event.kind is EventKind.WAITED:
+            self._waits.labels(event.dependency).observe(event.fields["seconds"])
+
+    def watch(self, bulkheads: Callable[[], Iterable[Bulkhead]]) -> None:
+        """Show these whenever somebody looks."""
+        self._bulkheads = bulkheads
+
+    def run_refused(self, reason: str, priority: str) -> None:
+        """A run was not taken."""
+        self._refused.labels(reason, priority).inc()
 
     def rate_limit(self, limit: str, outcome: str, *, is_local: bool) -> None:
         """`limit` was asked: `allowed`, `waited` or `refused`; by this process's own buckets if `is_local`."""
@@ -166,4 +190,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """The page of `GET /metrics`; its media type is `CONTENT_TYPE`."""
+        for bulkhead in self._bulkheads():
+            self._bulkhead_limits.labels(bulkhead.dependency).set(bulkhead.limit)
+            self._under_way.labels(bulkhead.dependency).set(bulkhead.active)
+            self._waiting.labels(bulkhead.dependency).set(bulkhead.waiting)
         return generate_latest(self._registry)

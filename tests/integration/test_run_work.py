@@ -38,7 +38,7 @@ async def test_what_is_announced_is_taken_once(work, redis_client):
     async def take(consumer):
         taken = []
         while batch := await work.take(consumer, 7, 0.05):
-            taken += batch
+            taken += [run for run, _ in batch]
         return taken
 
     one, other = await asyncio.gather(take("one"), take("other"))
@@ -57,7 +57,7 @@ async def test_a_taker_that_waits_gets_what_is_announced_meanwhile(work, redis_c
     await until(is_blocked, 1)
     await work.announce(ref(1))
 
-    assert await waiting == [ref(1)]
+    assert await waiting == [(ref(1), False)]
 
 
 @pytest.mark.parametrize("block", [0.0, 0.01])
@@ -74,7 +74,22 @@ async def test_what_was_announced_before_there_was_a_taker_is_not_lost(shared_re
     await work.prepare()
     await work.prepare()
 
-    assert await work.take("one", 7, 0.05) == [ref(1)]
+    assert await work.take("one", 7, 0.05) == [(ref(1), False)]
+
+
+async def test_batch_runs_come_after_all_others_and_only_to_whom_wants_them(work, redis_client):
+    """Whoever has no more room for batch runs leaves them to others, and nothing waits behind them."""
+    await work.announce(ref(1), is_batch=True)
+    await work.announce(ref(2))
+    await work.announce(ref(3))
+    assert await work.announced() == (2, 1)
+
+    assert await work.take("one", 7, 0.05, with_batch=False) == [(ref(2), False), (ref(3), False)]
+    assert await work.take("one", 7, 0.05, with_batch=False) == []
+    await work.announce(ref(4))
+
+    assert await work.take("one", 7, 0.05) == [(ref(4), False), (ref(1), True)]
+    assert await work.announced() == (0, 0)
 
 
 async def test_a_taker_that_leaves_is_forgotten(work, redis_client):

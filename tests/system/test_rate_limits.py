@@ -357,7 +357,7 @@ def test_a_limit_of_the_provider_is_one_for_all_its_models(start_service: StartS
     service = start_service(**configured(provider, "P=2rpm"))
 
     with httpx.Client(base_url=service.url, timeout=60) as http:
-        first, second = ask(http, "How do I change my PIN?"), ask(http, "How do I change my PIN?")
+        first, second = ask(http, "How do I change my PIN?"), ask(http, "Why does the app look purple on my watch?")
 
     assert first["answer"] == FIRST
     assert second["escalation"] is not None

@@ -25,6 +25,8 @@ def decode(part: str) -> str:
 
 WORK = "capataz:work"
 """Stream: runs that wait for a process to execute them; a tenant's keys never have this name (`TenantKeys`)."""
+BATCH_WORK = "{capataz:work}:batch"
+"""Stream: the same of runs that may wait; the tag is the other stream's name, so that one command can read both in a cluster."""
 OPEN = "capataz:open"
 """Sorted set: threads with runs that have not ended, by the time of the reaper's next look."""
 DELAYED = "capataz:delayed"

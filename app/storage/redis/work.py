@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from app.storage.redis.connection import guarded
-from app.storage.redis.keys import DELAYED, EVERY_QUEUE, NOTICES, OPEN, WORK, ThreadKeys, decode
+from app.storage.redis.keys import BATCH_WORK, DELAYED, EVERY_QUEUE, NOTICES, OPEN, WORK, ThreadKeys, decode
 
 _GROUP = "executors"
 _MAX_WORK = 100_000
@@ -58,40 +58,52 @@ class WorkQueue:
     async def prepare(self) -> None:
         """Make what readers of the queue need; doing it twice is harmless."""
         with guarded():
-            try:
-                await self._client.xgroup_create(WORK, _GROUP, id="0", mkstream=True)
-            except ResponseError as exc:
-                if "BUSYGROUP" not in str(exc):
-                    raise
+            for stream in (WORK, BATCH_WORK):
+                try:
+                    await self._client.xgroup_create(stream, _GROUP, id="0", mkstream=True)
+                except ResponseError as exc:
+                    if "BUSYGROUP" not in str(exc):
+                        raise
 
-    async def announce(self, run: RunRef) -> None:
-        """The run waits for somebody who executes it."""
+    async def announce(self, run: RunRef, *, is_batch: bool = False) -> None:
+        """The run waits for somebody who executes it; a batch run behind all others."""
         with guarded():
             fields: dict[Any, Any] = {"r": _pack(run.tenant, run.thread_id, run.run_id)}
-            await self._client.xadd(WORK, fields, maxlen=_MAX_WORK, approximate=True)
+            await self._client.xadd(BATCH_WORK if is_batch else WORK, fields, maxlen=_MAX_WORK, approximate=True)
 
-    async def take(self, consumer: str, count: int, block: float) -> list[RunRef]:
-        """At most `count` runs that were announced, each to one taker; none after `block` seconds without any.
+    async def announced(self) -> tuple[int, int]:
+        """How many runs wait for somebody who executes them: those that may not wait long, and batch runs."""
+        with guarded():
+            return await self._client.xlen(WORK), await self._client.xlen(BATCH_WORK)
+
+    async def take(self, consumer: str, count: int, block: float, *, with_batch: bool = True) -> list[tuple[RunRef, bool]]:
+        """Runs that were announced, each to one taker, and whether it is a batch run; none after `block` seconds without any.
 
         What is taken is gone from the queue. A taker that dies before it claims a run leaves it to the reaper.
 
         Args:
             consumer: Who takes.
-            count: Most runs.
+            count: Most runs; as many batch runs may come on top.
             block: Longest wait, seconds, > 0.
+            with_batch: Whether batch runs are wanted too.
         """
+        streams = {WORK: ">", BATCH_WORK: ">"} if with_batch else {WORK: ">"}
+        taken: list[tuple[RunRef, bool]] = []
         with guarded():
             wait = max(1, int(block * 1000))  # 0 would mean: for ever
-            found: Any = await self._client.xreadgroup(_GROUP, consumer, {WORK: ">"}, count=count, block=wait, noack=True)
-            entries = _entries(found)
-            if entries:
-                await self._client.xdel(WORK, *(entry_id for entry_id, _ in entries))
-        return [RunRef(*orjson.loads(fields[b"r"])) for _, fields in entries]
+            found: Any = await self._client.xreadgroup(_GROUP, consumer, cast(Any, streams), count=count, block=wait, noack=True)
+            for stream in streams:
+                entries = _entries(found, stream)
+                if entries:
+                    await self._client.xdel(stream, *(entry_id for entry_id, _ in entries))
+                taken += [(RunRef(*orjson.loads(fields[b"r"])), stream == BATCH_WORK) for _, fields in entries]
+        return taken
 
     async def leave(self, consumer: str) -> None:
         """The consumer takes nothing any more."""
         with guarded():
-            await self._client.xgroup_delconsumer(WORK, _GROUP, consumer)
+            for stream in (WORK, BATCH_WORK):
+                await self._client.xgroup_delconsumer(stream, _GROUP, consumer)
 
     async def delay(self, run: RunRef, until: float) -> None:
         """The run begins at `until`, seconds of Unix time."""
@@ -161,7 +173,9 @@ def _pack(*parts: str) -> bytes:
     return orjson.dumps(parts)
 
 
-def _entries(found: Any) -> list[Any]:
-    """What XREADGROUP found, in each of the three forms that redis-py 8.1 gives it by protocol version and `legacy_responses`."""
-    batches = found.values() if isinstance(found, dict) else (batch for _, batch in found or ())
+def _entries(found: Any, stream: str) -> list[Any]:
+    """What XREADGROUP found in one stream, in each of the three forms that redis-py 8.1 gives it by protocol version and
+    `legacy_responses`."""
+    streams = found.items() if isinstance(found, dict) else found or ()
+    batches = [batch for name, batch in streams if name == stream.encode()]
     return [entry for batch in batches for entry in (batch[0] if isinstance(batch[0], list) else batch)]

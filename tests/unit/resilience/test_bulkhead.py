@@ -1,14 +1,15 @@
 """How many calls one dependency may have at once."""
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from resilience.bulkhead import Bulkhead, BulkheadSettings
-from resilience.context import CallContext
+from resilience.bulkhead import ON_THE_WAY, Bulkhead, BulkheadSettings
+from resilience.context import CallContext, Priority, Standing
 from resilience.deadline import Deadline
-from resilience.errors import BulkheadFull, DeadlineExceeded, TransientError
+from resilience.errors import BulkheadFull, DeadlineExceeded, Overloaded, TransientError
 from resilience.events import EventKind, ResilienceEvent
 from resilience.testing import fail_then_return
 from tests.support.virtual_time import LoopClock
@@ -243,14 +244,16 @@ async def test_no_place_is_lost_whoever_is_cancelled_when(seed: int):
 
     tasks = []
     for number in range(200):
-        tasks.append(asyncio.create_task(bulkhead.execute(call, named(str(number), rng.choice([0.5, 1, 5])))))
+        standing = Standing(rng.choice("abc"), rng.choice(list(Priority)), rng.random() < 0.3)
+        ctx = replace(named(str(number), rng.choice([0.5, 1, 5])), standing=standing)
+        tasks.append(asyncio.create_task(bulkhead.execute(call, ctx)))
         for _ in range(rng.randrange(3)):
             rng.choice(tasks).cancel()
         await asyncio.sleep(rng.choice([0, 0, 0.25, 0.5]))
     await asyncio.wait(tasks)
 
     outcomes = {"cancelled" if task.cancelled() else type(task.exception()) for task in tasks}
-    assert outcomes <= {"cancelled", type(None), TransientError, BulkheadFull, DeadlineExceeded}
+    assert outcomes <= {"cancelled", type(None), TransientError, BulkheadFull, DeadlineExceeded, Overloaded}
     assert most == 3
     assert (under_way, bulkhead.active, bulkhead.waiting) == (0, 0, 0)
 
@@ -267,3 +270,115 @@ def test_a_fresh_bulkhead_is_empty():
     bulkhead = Bulkhead("tool:find_order")
 
     assert (bulkhead.dependency, bulkhead.active, bulkhead.waiting) == ("tool:find_order", 0, 0)
+
+
+# --- whose turn it is, and how long until then ---------------------------------------------------------------------------
+
+
+def of(
+    tenant: str = "", priority: Priority = Priority.DEFAULT, *, continues: bool = False, name: str = "", seconds: float = 60
+) -> CallContext:
+    standing = Standing(tenant, priority, continues, name)
+    return CallContext(name or tenant, Deadline.after(seconds, LoopClock()), standing=standing)
+
+
+async def in_order(bulkhead: Bulkhead, dependency: Dependency, *contexts: CallContext) -> list[str]:
+    """The order in which they are served that come one after the other while the room is taken."""
+    tasks = []
+    for ctx in (named("first"), *contexts):
+        tasks.append(asyncio.create_task(bulkhead.execute(dependency, ctx)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    return dependency.order[1:]
+
+
+async def test_calls_of_requests_under_way_go_first_then_the_urgent_then_tenants_in_turn():
+    """Whatever the order of their coming."""
+    batch, noisy, quiet, urgent, old = (
+        of("a", Priority.BATCH, name="batch"),
+        of("noisy", name="noisy"),
+        of("quiet", name="quiet"),
+        of("a", Priority.INTERACTIVE, name="urgent"),
+        of("a", continues=True, name="old"),
+    )
+
+    order = await in_order(room(1, 10), Dependency(), batch, noisy, noisy, quiet, urgent, old)
+
+    assert order == ["old", "urgent", "noisy", "quiet", "noisy", "batch"]
+
+
+async def test_a_full_queue_refuses_no_request_that_is_under_way():
+    """New arrivals cannot push out what was begun."""
+    dependency, bulkhead = Dependency(), room(1, 0)
+    running = asyncio.create_task(bulkhead.execute(dependency, named("running")))
+    await asyncio.sleep(0)
+
+    assert await bulkhead.execute(dependency, of(continues=True, name="under way")) == "under way"
+    await running
+
+
+async def test_who_could_not_be_served_in_time_is_refused_at_once(events: list[ResilienceEvent]):
+    """The wait is predicted from the calls before; the refusal says how long it would have been."""
+    dependency, bulkhead = Dependency(), room(1, 10, clock=LoopClock(), listener=events.append)
+    await bulkhead.execute(dependency, named("one to learn from"))
+    tasks = [asyncio.create_task(bulkhead.execute(dependency, named(str(number)))) for number in range(4)]
+    await asyncio.sleep(0)
+    begun = asyncio.get_running_loop().time()
+
+    with pytest.raises(Overloaded) as refused:
+        await bulkhead.execute(dependency, of(seconds=3.5, name="late"))
+
+    assert asyncio.get_running_loop().time() == begun
+    assert refused.value.retry_after == pytest.approx(4)
+    assert events[-1] == ResilienceEvent(EventKind.REJECTED, "late", "model:openai/gpt-x", {"why": "overloaded"})
+    assert await bulkhead.execute(dependency, of(seconds=4.5, name="in time")) == "in time"
+    await asyncio.gather(*tasks)
+
+
+async def test_the_predicted_wait_is_ones_own():
+    """It counts who would be served before: all of one's own, one turn of each other tenant, nobody of a lesser class."""
+    dependency, bulkhead = Dependency(), room(2, 20, clock=LoopClock())
+    await bulkhead.execute(dependency, named("one to learn from"))
+    assert bulkhead.predicted_wait(Standing()) == 0
+    tasks = [asyncio.create_task(bulkhead.execute(dependency, of("noisy"))) for _ in range(8)]  # two under way, six wait
+    await asyncio.sleep(0)
+
+    waits = [
+        bulkhead.predicted_wait(standing)
+        for standing in (
+            Standing("noisy"),
+            Standing("quiet"),
+            Standing("noisy", Priority.INTERACTIVE),
+            Standing("noisy", is_under_way=True),
+        )
+    ]
+    assert waits == [pytest.approx(seconds) for seconds in (7 / 2, 2 / 2, 1 / 2, 1 / 2)]
+    assert bulkhead.predicted_wait(Standing("quiet"), more=4) == pytest.approx(6 / 2)
+    await asyncio.gather(*tasks)
+
+
+async def test_requests_that_were_accepted_count_before_their_first_call_comes():
+    """Until it comes, or is called off, or the time for it is over; else a burst would see an empty room."""
+    dependency, bulkhead = Dependency(), room(1, 20, clock=LoopClock())
+    await bulkhead.execute(dependency, named("one to learn from"))
+    for name in ("a", "b", "c"):
+        bulkhead.expect(Standing("acme", request=name))
+    assert bulkhead.predicted_wait(Standing("acme")) == pytest.approx(3)
+
+    bulkhead.expect_no_longer("a")
+    task = asyncio.create_task(bulkhead.execute(dependency, of("acme", name="b")))
+    await asyncio.sleep(0)
+    assert (bulkhead.expected, bulkhead.active) == (1, 1)
+    assert bulkhead.predicted_wait(Standing("acme")) == pytest.approx(2)
+    await task
+    await asyncio.sleep(ON_THE_WAY)
+
+    assert bulkhead.expected == 0
+    assert bulkhead.predicted_wait(Standing("acme")) == 0
+
+
+async def test_waits_are_told(events: list[ResilienceEvent]):
+    """Those that had to wait, and how long."""
+    await in_order(room(1, 10, clock=LoopClock(), listener=events.append), Dependency(), named("a"), named("b"))
+
+    assert [(event.operation, event.fields["seconds"]) for event in events] == [("a", pytest.approx(1)), ("b", pytest.approx(2))]

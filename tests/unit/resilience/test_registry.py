@@ -5,13 +5,14 @@ from random import Random
 
 import pytest
 
+from resilience.adaptive import AdaptiveSettings
 from resilience.breaker import BreakerSettings, BreakerState
 from resilience.bulkhead import BulkheadSettings
 from resilience.clock import SystemClock
 from resilience.context import CallContext
 from resilience.errors import AttemptTimedOut, BulkheadFull, CircuitOpen, TransientError
 from resilience.events import ResilienceEvent
-from resilience.registry import PolicyRegistry, ResilienceSettings
+from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 from resilience.testing import fail_then_return
 from tests.support.virtual_time import LoopClock
 
@@ -127,3 +128,23 @@ async def test_attempts_of_a_provider_can_be_fewer(ctx: CallContext):
         await registry.provider_pipeline("model:a", attempts=1).execute(dead, ctx)
 
     assert dead.attempts == 1
+
+
+async def test_only_what_a_rule_names_has_a_limit_that_adapts(ctx: CallContext):
+    """And nothing while the policy is switched off; then the fixed limit is back."""
+    rules = {"model": AdaptiveSettings(start=32)}
+    fixed = {"model": BulkheadSettings(limit=5)}
+    registry = PolicyRegistry(ResilienceSettings(adaptive=rules, bulkheads=fixed), clock=LoopClock())
+    without = PolicyRegistry(
+        ResilienceSettings(off=frozenset({PolicyName.ADAPTIVE_LIMIT}), adaptive=rules, bulkheads=fixed), clock=LoopClock()
+    )
+
+    assert [registry.bulkhead(name).limit for name in ("model:a", "tool:x", "specialist:y")] == [32, 256, 256]
+    assert without.bulkhead("model:a").limit == 5
+
+
+def test_a_hanging_specialist_leaves_half_of_the_runs_to_others():
+    """What one specialist's room and queue can hold is far less than the runs of a process."""
+    room = BulkheadSettings()
+
+    assert room.limit + room.queue <= 1_000 * 0.6
