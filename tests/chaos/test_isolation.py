@@ -6,11 +6,12 @@ import asyncio
 import time
 from itertools import cycle, islice
 
+import httpx
 import pytest
 
 from tests.chaos.conftest import IS_FULL
 from tests.support.provider import Provider, Reply, Request, concludes, is_routing, routes_to
-from tests.support.traffic import MODES, Mode, ask, ask_all, customers, p95
+from tests.support.traffic import MODES, Answer, Mode, ask, ask_all, customers, p95
 from tests.support.waiting import until
 
 LATENCY = 0.05
@@ -55,12 +56,26 @@ async def test_a_hanging_model_does_not_slow_other_specialists(start_fleet, coun
             alone = await ask_all(http, questions, mode, at_once=AT_ONCE)
             waiting = [asyncio.create_task(ask(http, BILLING, mode)) for _ in range(WAITING)]
             await until(town.is_full, 20)
-            beside = await ask_all(http, questions, mode, at_once=AT_ONCE)
-            still_waiting = sum(not task.done() for task in waiting)
+            beside = await _meanwhile(http, questions, mode, waiting)
             told = await asyncio.gather(*waiting)
-    print(f"{mode}: P95 of others {p95(alone) * 1000:.0f} ms alone, {p95(beside) * 1000:.0f} ms beside {still_waiting} who wait")  # noqa: T201
+    print(f"{mode}: P95 of others {p95(alone) * 1000:.0f} ms alone, {p95(beside) * 1000:.0f} ms beside {WAITING} who wait")  # noqa: T201
     assert all(answer.is_whole for answer in [*alone, *beside])
-    assert still_waiting == WAITING, "they were to wait all the time"
+    assert len(beside) >= len(questions) // 2, "hardly anybody was served while they waited"
     assert p95(beside) <= (1.5 if IS_FULL else 3.0) * p95(alone)
-    # Those who waited were not left alone either: a human takes over, and they are told so.
-    assert all(answer.status == 200 and answer.values["escalation"] for answer in told)
+    # Those who waited were not left alone either: their answer says what could not be had.
+    assert all(answer.text and answer.degraded for answer in told)
+
+
+async def _meanwhile(http: httpx.AsyncClient, questions: list[str], mode: Mode, waiting: list[asyncio.Task[Answer]]) -> list[Answer]:
+    """The answers to `questions`, as far as they were asked before the first of those who wait gave up."""
+    left = iter(questions)
+    answers: list[Answer] = []
+
+    async def work() -> None:
+        for text in left:
+            if any(task.done() for task in waiting):
+                return
+            answers.append(await ask(http, text, mode))
+
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return answers

@@ -1,0 +1,171 @@
+"""What each policy is worth: a scenario that ends well with it, and badly when it alone is switched off (`RESILIENCE_OFF`).
+
+A scenario is a provider that is ill in one way, a few questions, and what must come of them. It counts requests and answers
+rather than seconds, so that it is as sharp on a busy machine. Each is played twice at the same time: on a service as it is by
+default, and on one without the policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from resilience.registry import PolicyName
+from tests.support.fleet import Fleet
+from tests.support.provider import Behaviour, Provider, Reply, Request, concludes, is_routing, routes_to
+from tests.support.redis_server import RedisServer, short_directory
+from tests.support.traffic import MODES, Answer, Mode, ask, customers
+
+SPECIALIST = "technical_support"
+QUESTION = "Is my PIN blocked?"
+ANSWER = "Enter the wrong PIN three times and it is blocked."
+SECOND_ANSWER = "The second model says this."
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A running service and the providers it asks.
+
+    Args:
+        http: The service.
+        first: The provider of the models.
+        second: The provider of the model that stands in.
+        mode: How customers follow their runs.
+    """
+
+    http: httpx.AsyncClient
+    first: Provider
+    second: Provider
+    mode: Mode
+
+    async def ask(self, text: str = QUESTION, **wishes: float) -> Answer:
+        """What a customer gets."""
+        return await ask(self.http, text, self.mode, **wishes)
+
+    def answers_requests(self) -> list[Request]:
+        """What the first provider was asked by specialists."""
+        return [request for request in self.first.requests if not is_routing(request)]
+
+
+Scenario = Callable[[Stage], Awaitable[bool]]
+
+
+@dataclass(frozen=True)
+class Play:
+    """A scenario and what it needs.
+
+    Args:
+        scenario: Whether all went well.
+        policy: The policy that it shows.
+        variables: Settings of the service.
+    """
+
+    scenario: Scenario
+    policy: PolicyName
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+PLAYS: list[Play] = []
+
+
+def shows(policy: PolicyName, **variables: str) -> Callable[[Scenario], Scenario]:
+    """Name the policy without which the scenario ends badly, and the settings of its service."""
+
+    def note(scenario: Scenario) -> Scenario:
+        PLAYS.append(Play(scenario, policy, variables))
+        return scenario
+
+    return note
+
+
+def healthy(answer: str) -> Behaviour:
+    return lambda request: routes_to(SPECIALIST) if is_routing(request) else concludes(answer)
+
+
+def at_first(ill: Reply, times: int = 1) -> Behaviour:
+    """Specialists' first requests meet `ill`; then all is well."""
+    replies = itertools.chain([ill] * times, itertools.repeat(concludes(ANSWER)))
+    return lambda request: routes_to(SPECIALIST) if is_routing(request) else next(replies)
+
+
+@shows(PolicyName.RETRY)
+async def an_error_that_passes_is_not_noticed(stage: Stage) -> bool:
+    """One 500, and the same model answers on the second try."""
+    stage.first.behaviour = at_first(Reply(status=500))
+    answer = await stage.ask()
+    return answer.text == ANSWER and answer.is_whole
+
+
+@shows(PolicyName.TIMEOUT)
+async def a_call_that_hangs_is_tried_again(stage: Stage) -> bool:
+    """One call never answers, and the same model answers on the second try."""
+    stage.first.behaviour = at_first(Reply(hangs=True))
+    answer = await stage.ask()
+    return answer.text == ANSWER and answer.is_whole
+
+
+@shows(PolicyName.DEADLINE)
+async def a_customer_in_a_hurry_gets_an_honest_answer_in_time(stage: Stage) -> bool:
+    """Every call hangs and two seconds are all there is: the run ends by itself and says what it could not do."""
+    stage.first.behaviour = lambda request: Reply(hangs=True)
+    answer = await stage.ask(deadline=2.0)
+    return answer.code == "" and bool(answer.text) and bool(answer.degraded)
+
+
+@shows(PolicyName.BREAKER)
+async def a_dead_provider_is_left_alone(stage: Stage) -> bool:
+    """Ten customers one after the other; the provider hears of the first five failures."""
+    stage.first.behaviour = lambda request: Reply(status=500)
+    for _ in range(10):
+        await stage.ask()
+    return len(stage.first.requests) == 5
+
+
+@shows(PolicyName.FALLBACK, MODEL_FALLBACK="second")
+async def another_model_answers_for_one_that_refuses(stage: Stage) -> bool:
+    """The first provider refuses our key; the customer is answered by the second."""
+    stage.first.behaviour = lambda request: Reply(status=401, code="invalid_api_key")
+    answer = await stage.ask()
+    return answer.text == SECOND_ANSWER
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("play", PLAYS, ids=lambda play: play.policy.value)
+async def test_without_the_policy_it_ends_badly(play: Play, mode: Mode, tmp_path: Path):
+    """The scenario ends well on a service as it is, and not on one whose `RESILIENCE_OFF` names the policy."""
+
+    async def ends_well(name: str, **variables: str) -> bool:
+        (tmp_path / name).mkdir()
+        async with staged(tmp_path / name, mode, {**play.variables, **variables}) as stage:
+            return await play.scenario(stage)
+
+    with_it, without_it = await asyncio.gather(ends_well("with"), ends_well("without", RESILIENCE_OFF=play.policy))
+
+    assert (with_it, without_it) == (True, False)
+
+
+def test_every_policy_has_a_scenario():
+    """What can be switched off is shown to be worth it."""
+    assert {play.policy for play in PLAYS} == set(PolicyName)
+
+
+@asynccontextmanager
+async def staged(folder: Path, mode: Mode, variables: Mapping[str, str]) -> AsyncIterator[Stage]:
+    """A service of its own, with a Redis of its own: what a breaker or a cache knows of one scenario is no other's business."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(short_directory())
+        redis = stack.enter_context(RedisServer(directory))
+        first, second = (stack.enter_context(Provider(healthy(answer)).serving()) for answer in (ANSWER, SECOND_ANSWER))
+        models = {"OPENAI_BASE_URL": first.url, **({"FALLBACK_BASE_URL": second.url} if "MODEL_FALLBACK" in variables else {})}
+        fleet = Fleet(folder, redis.url, **models, **variables)
+        stack.callback(fleet.close)
+        service = await asyncio.to_thread(fleet.gateway, EXECUTION="local")
+        async with customers(service.url) as http:
+            yield Stage(http, first, second, mode)
