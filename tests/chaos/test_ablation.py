@@ -103,7 +103,7 @@ async def an_error_that_passes_is_not_noticed(stage: Stage) -> bool:
     return answer.text == ANSWER and answer.is_whole
 
 
-@shows(PolicyName.TIMEOUT)
+@shows(PolicyName.TIMEOUT, LIMITS="first_token=2,total=6")
 async def a_call_that_hangs_is_tried_again(stage: Stage) -> bool:
     """One call never answers, and the same model answers on the second try."""
     stage.first.behaviour = at_first(Reply(hangs=True))
@@ -134,6 +134,40 @@ async def another_model_answers_for_one_that_refuses(stage: Stage) -> bool:
     stage.first.behaviour = lambda request: Reply(status=401, code="invalid_api_key")
     answer = await stage.ask()
     return answer.text == SECOND_ANSWER
+
+
+@shows(PolicyName.RETRY_BUDGET)
+async def a_throttling_provider_is_not_stormed_with_retries(stage: Stage) -> bool:
+    """It has too much to do and says so to everybody; thirty customers cost it hardly more than thirty calls and ten retries."""
+    stage.first.behaviour = lambda request: Reply(status=429, code="rate_limit_exceeded")
+    await asyncio.gather(*(stage.ask() for _ in range(30)))
+    return len([request for request in stage.first.requests if is_routing(request)]) <= 50
+
+
+@shows(PolicyName.HEDGE)
+async def a_straggler_is_overtaken(stage: Stage) -> bool:
+    """After thirty quick decisions one takes for ever; a customer with three seconds does not notice."""
+    await asyncio.gather(*(stage.ask() for _ in range(30)))
+    hangs = itertools.chain([True], itertools.repeat(False))
+    stage.first.behaviour = lambda request: Reply(hangs=True) if is_routing(request) and next(hangs) else healthy(ANSWER)(request)
+    answer = await stage.ask(deadline=3.0)
+    return answer.text == ANSWER and answer.is_whole
+
+
+@shows(PolicyName.REPAIR)
+async def an_unusable_answer_is_asked_for_again(stage: Stage) -> bool:
+    """The specialist's model says nothing at all, and says it properly when it is told so."""
+    stage.first.behaviour = at_first(Reply(""))
+    answer = await stage.ask()
+    return answer.text == ANSWER and answer.is_whole
+
+
+@shows(PolicyName.RATE_LIMIT, API_KEYS="key:tenant", RATE_LIMIT_RPM="5")
+async def a_tenant_gets_no_more_than_its_share(stage: Stage) -> bool:
+    """Five runs a minute are allowed: of ten at once five are answered, and five are told when to come back."""
+    stage.http.headers["x-api-key"] = "key"
+    answers = await asyncio.gather(*(stage.ask() for _ in range(10)))
+    return sorted(answer.status for answer in answers) == [200] * 5 + [429] * 5
 
 
 @pytest.mark.parametrize("mode", MODES)
