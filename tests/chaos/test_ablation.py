@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -168,6 +170,56 @@ async def a_tenant_gets_no_more_than_its_share(stage: Stage) -> bool:
     stage.http.headers["x-api-key"] = "key"
     answers = await asyncio.gather(*(stage.ask() for _ in range(10)))
     return sorted(answer.status for answer in answers) == [200] * 5 + [429] * 5
+
+
+class Crowd:
+    """A provider that answers after a while, and knows how many asked at once.
+
+    Args:
+        seconds: How long an answer takes.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.largest = 0
+        self._seconds = seconds
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> Reply:
+        with self._lock:
+            self._size += 1
+            self.largest = max(self.largest, self._size)
+        time.sleep(self._seconds)  # the provider's, in a thread of its own
+        with self._lock:
+            self._size -= 1
+        return healthy(ANSWER)(request)
+
+
+@shows(PolicyName.BULKHEAD, MAX_MODEL_CALLS="4")
+async def a_model_gets_no_more_calls_at_once_than_it_may(stage: Stage) -> bool:
+    """Four are allowed, and twelve customers ask."""
+    stage.first.behaviour = crowd = Crowd(0.3)
+    await asyncio.gather(*(stage.ask() for _ in range(12)))
+    return crowd.largest <= 4
+
+
+@shows(PolicyName.ADAPTIVE_LIMIT)
+async def a_provider_that_asks_to_be_left_alone_is(stage: Stage) -> bool:
+    """It refuses everybody for a minute and says so; ten customers come one after the other, and it hears of the first three."""
+    stage.first.behaviour = lambda request: Reply(status=429, code="rate_limit_exceeded", headers={"retry-after": "60"})
+    for _ in range(10):
+        await stage.ask()
+    return len(stage.first.requests) == 3
+
+
+@shows(PolicyName.ADMISSION, MAX_MODEL_CALLS="4")
+async def nobody_is_let_in_who_could_not_be_served(stage: Stage) -> bool:
+    """Forty customers with three seconds each, and room for a dozen: whoever is not refused at once is served well."""
+    stage.first.behaviour = Crowd(0.5)
+    for _ in range(5):
+        await asyncio.gather(*(stage.ask() for _ in range(4)))
+    answers = await asyncio.gather(*(stage.ask(deadline=3.0) for _ in range(40)))
+    return {200, 503} == {answer.status for answer in answers} and all(answer.is_whole for answer in answers if answer.status == 200)
 
 
 @pytest.mark.parametrize("mode", MODES)
