@@ -247,7 +247,7 @@ async def test_without_the_policy_it_ends_badly(play: Play, mode: Mode, tmp_path
 
 def test_every_policy_has_a_scenario_and_the_document_names_it():
     """What can be switched off is shown to be worth it, and a reader finds by what."""
-    rows = re.findall(r"^\| `(\w+)` \| \[[\w ]+\]\((\w+\.md)\) \| `(\w+)` \|$", DOCUMENT.read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| \[[\w ]+\]\(([\w-]+\.md)\) \| `(\w+)` \|$", DOCUMENT.read_text("utf-8"), re.MULTILINE)
 
     assert {switch: scenario for switch, _, scenario in rows} == {play.policy.value: play.scenario.__name__ for play in PLAYS}
     assert {play.policy for play in PLAYS} == set(PolicyName)
