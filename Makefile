@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,8 +48,9 @@ types: $(VENV)/.dev ## Types of the code
 imports: $(VENV)/.dev ## Which part may import which
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
 
-unit: $(VENV)/.dev ## Tests without I/O, and the contracts
-	@$(PYTEST) -q tests/unit tests/contracts
+unit: $(VENV)/.dev ## Tests without I/O, and the contracts; those of resilience/ must reach 98 % of its branches
+	@$(PYTEST) -q tests/unit/resilience --cov=resilience --cov-branch --cov-fail-under=98 --cov-report=term:skip-covered
+	@$(PYTEST) -q tests/unit tests/contracts --ignore=tests/unit/resilience
 
 integration: $(VENV)/.dev ## Tests with a real Redis, which they start
 	@$(PYTEST) -q tests/integration
@@ -62,6 +63,9 @@ faults: $(VENV)/.dev ## The same with one fault per test, in small numbers
 
 chaos: $(VENV)/.dev ## The same in full numbers, with the limits as they are promised; takes most of an hour
 	@CHAOS=full $(PYTEST) -q -s tests/chaos tests/system/test_streams.py tests/integration/test_run_machine.py
+
+mutation: $(VENV)/.dev ## How many small faults in resilience/ its unit tests notice; takes some minutes
+	@nice $(BIN)/python -m benchmarks.mutation
 
 bench: $(VENV)/.dev ## What a run costs, beside the same graph without persistence
 	@$(BIN)/python -m benchmarks.bench
@@ -86,4 +90,4 @@ lock: $(VENV)/.dev ## Pin the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -c requirements-dev.lock -o requirements.lock
 
 clean: ## Remove what was made, data included
-	@rm -rf $(VENV) .data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis mutants

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
@@ -66,11 +67,14 @@ from graphs.routing import ANSWER_AT, RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
 from resilience.adaptive import AdaptiveSettings
 from resilience.bulkhead import Bulkhead, BulkheadSettings
+from resilience.deadline import Deadline
 from resilience.events import Listener
 from resilience.rate_limit import Limiter
 from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 
 SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
+NO_DEADLINE = 7 * 86_400.0
+"""What a run's nodes have where the policy `deadline` is off, seconds: more than any run may take, which then ends in their midst."""
 ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
 
 
@@ -131,6 +135,8 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         understudy = Understudy(answers, tracer, sure_at=ANSWER_AT, listener=policies.listener, is_on=policies.is_on(PolicyName.FALLBACK))
 
         def make_context(scope: RunScope) -> RunContext:
+            if not policies.is_on(PolicyName.DEADLINE):
+                scope = replace(scope, deadline=Deadline.after(NO_DEADLINE))
             return RunContext(scope, specialists, _is_available(policies), runner, understudy, gateway, tracer)
 
         graphs = build_graphs(specialists, make_context, has_conformance=settings.runs.conformance_graph)

@@ -1,6 +1,7 @@
-"""Measures what a run costs: `python -m benchmarks.bench` (about 7 minutes; `--quick` about 1, for a first look).
+"""Measures what a run costs: `python -m benchmarks.bench` (about 9 minutes; `--quick` about 2, for a first look).
 
-Three workloads, each on the service and on the floor (see `benchmarks.floor`), in rounds that take turns (ABAB…):
+The price of the policies comes first (see `benchmarks.bench_policies`). Then three workloads, each on the service and on the floor
+(see `benchmarks.floor`), in rounds that take turns (ABAB…):
 
     two-calls    the supervisor graph; the provider is asked twice, and answers at once
     offline      the supervisor graph with the offline model
@@ -30,6 +31,7 @@ from typing import Any
 import psutil
 import uvloop
 
+from benchmarks import bench_policies
 from benchmarks.bench_client import Load, Target, burst, closed_loop
 from benchmarks.bench_processes import PeakMemory, Server, cores, cpu, pin, resident
 from benchmarks.bench_report import Round, Summary, as_json, stream_table, summarise, wait_table
@@ -37,6 +39,7 @@ from benchmarks.bench_report import Round, Summary, as_json, stream_table, summa
 OUT = Path(__file__).parent / "out"
 QUESTION = "Why was I charged a fee for my transfer?"
 INPUT = {"messages": [{"role": "user", "content": QUESTION}]}
+POLICIES = "policies"
 PACKAGES = ("langgraph", "langchain-core", "langchain-openai", "openai", "fastapi", "uvicorn", "redis", "pydantic")
 
 
@@ -51,6 +54,7 @@ class Plan:
         stream_rounds: Rounds per number of streams.
         seconds: How long a round of waiting lasts.
         workloads: Which of `WORKLOADS`.
+        pairs: How often the service with and the one without policies take turns; 0: not at all.
     """
 
     concurrencies: tuple[int, ...] = (1, 16, 64)
@@ -59,9 +63,10 @@ class Plan:
     stream_rounds: int = 2
     seconds: float = 1.2
     workloads: tuple[str, ...] = ("two-calls", "offline", "conformance")
+    pairs: int = bench_policies.PAIRS
 
 
-QUICK = Plan(rounds=2, stream_rounds=1, seconds=1.0)
+QUICK = Plan(rounds=2, stream_rounds=1, seconds=1.0, pairs=5)
 
 
 @dataclass(frozen=True)
@@ -225,8 +230,12 @@ def _processor() -> str:
 
 
 async def bench(plan: Plan) -> dict[str, Any]:
-    """Every workload of the plan, one after the other."""
+    """The policies and every workload of the plan, one after the other."""
     figures: dict[str, Any] = {"machine": machine(), "workloads": {}}
+    if plan.pairs:
+        with tempfile.TemporaryDirectory(prefix="bench") as folder:
+            body: dict[str, object] = {"assistant_id": "supervisor", "input": INPUT, "if_not_exists": "create"}
+            figures["policies"] = await bench_policies.price(plan.pairs, plan.seconds, Path(folder), body, WORKLOADS["two-calls"].ending)
     for name in plan.workloads:
         with tempfile.TemporaryDirectory(prefix="bench") as folder:
             figures["workloads"][name] = await measure(name, plan, Path(folder))
@@ -237,11 +246,12 @@ def main(arguments: list[str]) -> None:
     """Measure, print the tables and write the figures."""
     parser = argparse.ArgumentParser(description="What a run costs.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated")
+    parser.add_argument("--workload", action="append", choices=[POLICIES, *WORKLOADS], help="only this one; may be repeated")
     options = parser.parse_args(arguments)
     plan = QUICK if options.quick else Plan()
     if options.workload:
-        plan = replace(plan, workloads=tuple(options.workload))
+        workloads = tuple(name for name in options.workload if name != POLICIES)
+        plan = replace(plan, workloads=workloads, pairs=plan.pairs if POLICIES in options.workload else 0)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures = runner.run(bench(plan))
     OUT.mkdir(exist_ok=True)

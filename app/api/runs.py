@@ -20,6 +20,7 @@ from app.api.schemas import Run, RunCreate, RunsCancel, StatelessRunCreate
 from app.api.sse import HEARTBEAT, event_stream, frames
 from app.errors import InvalidInput
 from app.runs.service import Drained, RunService, StartedRun
+from app.storage.errors import StorageUnavailable
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.threads.plain import to_json
 
@@ -211,7 +212,12 @@ async def _values(runs: RunService, started: StartedRun) -> AsyncIterator[bytes]
             await asyncio.wait([waiting], timeout=HEARTBEAT)
             if not waiting.done():
                 yield b"\n"
-        outcome = waiting.result()
+        try:
+            outcome = waiting.result()
+        except StorageUnavailable as exc:
+            text = "the storage cannot be reached; what has become of the run can be asked later, by joining it"
+            yield orjson.dumps({"__error__": {"error": type(exc).__name__, "message": text, "code": exc.code}})
+            return
         yield orjson.dumps({"__error__": outcome.error}) if outcome.error else to_json(outcome.values)
     finally:
         waiting.cancel()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 
 from fastapi.responses import StreamingResponse
 
-from app.runs.events import LogReader
+from app.runs.events import STORAGE_PATIENCE, STORAGE_RETRY, LogReader
 from app.storage.errors import StorageError
 from app.storage.redis.runs import Event
 
@@ -17,8 +17,6 @@ HEARTBEAT = 5.0
 HEARTBEAT_FRAME = b": heartbeat\n\n"
 CHUNK = 64 * 1024
 """About how much is handed to a connection at once, bytes: what a slow reader is behind stays in the log."""
-STORAGE_PATIENCE, STORAGE_RETRY = 15.0, 0.25
-"""How long a reader waits for a storage that does not answer before it is sent away, and between two looks, seconds."""
 RECONNECT_FRAME = b"retry: 1000\n\n"
 """What a reader is told whose process goes down: there is more, elsewhere, in a second."""
 
@@ -31,7 +29,8 @@ def frame(event: Event) -> bytes:
 async def frames(reader: LogReader) -> AsyncIterator[bytes]:
     """What a reader of the run gets, until its terminal event.
 
-    If the log cannot be read for a while, or the process goes down, the stream ends without a terminal event: reconnect.
+    If the log cannot be read for a while, the run is overdue, or the process goes down, the stream ends without a terminal
+    event: reconnect.
     """
     loop = asyncio.get_running_loop()
     beat = loop.time() + HEARTBEAT

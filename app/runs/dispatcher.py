@@ -194,7 +194,7 @@ class Dispatcher:
     async def _look(self) -> None:
         """Look after threads whose lease may have ended and runs that are due; now and then search for forgotten ones."""
         begun = time.monotonic()
-        await self._work.find_unwatched(time.time())
+        await self._work.find_unwatched(time.time(), time.time() + self._sweep)
         while time.monotonic() - begun < self._sweep:
             self._announced = await self._work.announced()
             for run in await self._work.due(time.time()):

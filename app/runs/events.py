@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime
 
 from app.runs.model import TERMINAL_EVENTS, is_final
+from app.storage.errors import StorageError
 from app.storage.redis.checkpoints import Fence
 from app.storage.redis.runs import Event, NewEvent, RunRecord, RunRepository
 
@@ -15,6 +17,13 @@ POLL = 0.1
 READS_AT_ONCE = 64
 """How many readers of this process ask Redis at the same moment: when a thousand runs end at once, their readers take turns and leave
 connections to everybody else."""
+STORAGE_PATIENCE, STORAGE_RETRY = 15.0, 0.25
+"""How long a reader waits for a storage that does not answer before it is sent away, and between two looks, seconds."""
+OVERDUE = 1.0
+"""How long after a run's deadline its readers still wait for its end, seconds: it is being written, or the storage is away and it
+cannot be."""
+LAST_LOOK = 0.5
+"""How long the storage may take to say what there is, once a run is overdue, seconds."""
 _ALWAYS = TERMINAL_EVENTS | {"metadata"}
 
 Snapshot = Callable[[str, RunRecord], Awaitable[bytes]]
@@ -192,7 +201,10 @@ class EventLogs:
 
 
 class LogReader:
-    """One reader's place in a log; many may read at once, none of them slows the run or is given memory of its own."""
+    """One reader's place in a log; many may read at once, none of them slows the run or is given memory of its own.
+
+    A reader leaves a run that is overdue: nobody waits longer than the run may take, whatever has become of it.
+    """
 
     def __init__(self, logs: EventLogs, tenant: str, run: RunRecord, after: int, modes: frozenset[str]) -> None:
         self._logs = logs
@@ -200,12 +212,19 @@ class LogReader:
         self._run = run
         self._after = after
         self._modes = modes
+        self._overdue = asyncio.get_running_loop().time() + run.seconds_left(datetime.now(UTC)) + OVERDUE
+        self._is_overdue = False
         self.has_ended = False
 
     @property
+    def is_overdue(self) -> bool:
+        """Whether the run should have ended by now, and nothing says that it has."""
+        return self._is_overdue and not self.has_ended
+
+    @property
     def is_cut(self) -> bool:
-        """Whether the reader must come back elsewhere, because this process goes down."""
-        return self._logs.is_draining and not self.has_ended
+        """Whether the reader must leave before the end: this process goes down, or the run is overdue."""
+        return (self._logs.is_draining or self._is_overdue) and not self.has_ended
 
     async def read(self, timeout: float) -> list[Event]:
         """The next events, all that there are by now; none after `timeout` seconds without news, when `has_ended` or `is_cut`.
@@ -214,7 +233,19 @@ class LogReader:
             StorageUnavailable: The events are not in this process's memory and Redis cannot be asked.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + timeout
+        limit = max(self._overdue, loop.time() + LAST_LOOK)
+        try:
+            async with asyncio.timeout_at(limit):
+                return await self._read(min(loop.time() + timeout, limit))
+        except TimeoutError:
+            self._is_overdue = True
+            return []
+        except StorageError:
+            self._is_overdue = loop.time() >= self._overdue
+            raise
+
+    async def _read(self, end: float) -> list[Event]:
+        loop = asyncio.get_running_loop()
         while not self.has_ended and not self.is_cut:
             events = self._logs.here(self._run.run_id, self._after)
             if events is None:
@@ -223,6 +254,7 @@ class LogReader:
                 self._after = events[-1].id
                 self.has_ended = any(event.name in TERMINAL_EVENTS for event in events)
                 return [event for event in events if self._is_wanted(event)]
+            self._is_overdue = loop.time() >= self._overdue
             left = end - loop.time()
             if self.has_ended or left <= 0:
                 break

@@ -224,7 +224,7 @@ class Executor:
     async def _run(self, tenant: str, claim: Claim, log: RunLog, control: RunControl) -> Outcome:
         """Execute the graph; what it ends with is an outcome, what stops it from outside is raised."""
         run = claim.run
-        seconds = (run.deadline_at - datetime.now(UTC)).total_seconds()
+        seconds = run.seconds_left(datetime.now(UTC))
         limit = asyncio.timeout(seconds)
         try:
             log.append(("metadata", orjson.dumps({"run_id": run.run_id, "attempt": run.attempt})))
@@ -233,7 +233,7 @@ class Executor:
         except TimeoutError as exc:
             if not limit.expired():
                 return _unforeseen(exc)
-            return Outcome("timeout", error=_error("DeadlineExceeded", "the run did not end within its deadline", "deadline_exceeded"))
+            return overdue()
         except GraphRecursionError as exc:
             return Outcome("error", error=_error(type(exc).__name__, "the graph took more supersteps than it may", "recursion_limit"))
         except (LeaseLost, StorageUnavailable, GraphDrained):
@@ -394,6 +394,11 @@ def _config(run: RunRecord, entry: GraphEntry) -> Any:
     ours = {"run_id": run.run_id, "run_attempt": run.attempt, "graph_id": run.graph_id, "assistant_id": run.assistant_id}
     limit = min(entry.recursion_limit, kwargs["recursion_limit"] or entry.recursion_limit)
     return {"configurable": configurable, "metadata": {**run.metadata, **ours}, "tags": kwargs["tags"], "recursion_limit": limit}
+
+
+def overdue() -> Outcome:
+    """The end of a run that took longer than it may."""
+    return Outcome("timeout", error=_error("DeadlineExceeded", "the run did not end within its deadline", "deadline_exceeded"))
 
 
 def _unforeseen(exc: Exception) -> Outcome:

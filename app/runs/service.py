@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from uuid import UUID, uuid4
 from app.errors import AlreadyExists, ConflictingRequest, InvalidInput, NotFound, NotReady, ThreadBusy
 from app.guards.admission import Admission, Asks, Load
 from app.runs.dispatcher import Dispatcher
-from app.runs.events import EventLogs, LogReader
-from app.runs.executor import Executor, Outcome, is_batch
+from app.runs.events import OVERDUE, STORAGE_PATIENCE, STORAGE_RETRY, EventLogs, LogReader
+from app.runs.executor import Executor, Outcome, is_batch, overdue
 from app.runs.request import RunRequest, checked
-from app.storage.errors import StorageError
+from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.redis.idempotency import KEPT, IdempotencyKeys, Reservation
 from app.storage.redis.runs import (
     AlreadyAccepted,
@@ -278,17 +279,37 @@ class RunService:
         return self._logs.reader(tenant, run, after=after, modes=modes)
 
     async def outcome(self, tenant: str, run: RunRecord) -> Outcome:
-        """How the run ends, wherever it executes; waits for it.
+        """How the run ends, wherever it executes; waits for it, but not for one that is overdue.
 
         Raises:
             Drained: This process goes down before the run has ended.
+            StorageUnavailable: Redis could not be asked for `STORAGE_PATIENCE` seconds.
         """
+        left = run.seconds_left(datetime.now(UTC))
+        loop = asyncio.get_running_loop()
+        given_up = math.inf
+        try:
+            async with asyncio.timeout(left + OVERDUE if left else None):
+                while True:
+                    try:
+                        return await self._ended(tenant, run)
+                    except StorageUnavailable:
+                        given_up = min(given_up, loop.time() + STORAGE_PATIENCE)
+                        if loop.time() >= given_up or not left:
+                            raise
+                        await asyncio.sleep(STORAGE_RETRY)
+        except TimeoutError:
+            return overdue()
+
+    async def _ended(self, tenant: str, run: RunRecord) -> Outcome:
         here = await self._executor.outcome(run.run_id)
         if here is not None:
             return here
         reader = self._logs.reader(tenant, run, after=await self._logs.last_id(tenant, run))
         while not reader.has_ended:
             await reader.read(3600.0)
+            if reader.is_overdue:
+                return overdue()
             if reader.is_cut:
                 raise Drained
         ended = await self._runs.get(tenant, run.thread_id, run.run_id)

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.runs.events import EventLogs, LogReader
+from app.runs.events import OVERDUE, EventLogs, LogReader
 from app.storage.redis.runs import Event, RunRecord, RunRepository, as_claimed
 from app.storage.redis.threads import new_thread
 
@@ -80,3 +80,37 @@ async def test_a_reader_who_is_in_time_gets_no_snapshot(runs, long_run):
     found = await everything(logs.reader(TENANT, run, after=WRITTEN - 10))
 
     assert [event.name for event in found] == ["custom"] * 10 + ["end"]
+
+
+@pytest.mark.parametrize("where", ["same process", "other process"])
+async def test_a_reader_leaves_a_run_that_is_overdue(runs, where):
+    """Nobody has ended it, so nothing comes: the reader goes soon after the deadline, and knows that there was no end."""
+    now = datetime.now(UTC)
+    run = RunRecord(str(uuid4()), str(uuid4()), "a", "g", "pending", now, now, now + timedelta(seconds=0.1))
+    accepted = await runs.accept(TENANT, run, create=new_thread(run.thread_id, {}), claims="now")
+    logs = EventLogs(runs, snapshot)
+    log = logs.open(TENANT, as_claimed(run), accepted.fence)
+    log.append(("custom", b"1"))
+    await log.flush()
+    reader = (logs if where == "same process" else EventLogs(runs, snapshot)).reader(TENANT, run, after=0)
+
+    found = []
+    while not reader.is_cut:
+        found += await reader.read(30.0)
+
+    assert [event.name for event in found] == ["custom"]
+    assert (reader.is_overdue, reader.has_ended) == (True, False)
+    assert 0.0 <= (datetime.now(UTC) - run.deadline_at).total_seconds() - OVERDUE < 10.0
+
+
+async def test_what_an_ended_run_has_said_is_read_long_after_its_deadline(runs):
+    """A run whose time is over is not overdue if it has ended."""
+    now = datetime.now(UTC)
+    run = RunRecord(str(uuid4()), str(uuid4()), "a", "g", "pending", now - timedelta(hours=1), now, now - timedelta(minutes=1))
+    accepted = await runs.accept(TENANT, run, create=new_thread(run.thread_id, {}), claims="now")
+    await runs.finish(TENANT, as_claimed(run), accepted.fence, status="success", thread_status="idle", event=("end", b"{}"))
+
+    reader = EventLogs(runs, snapshot).reader(TENANT, run, after=0)
+
+    assert [event.name for event in await everything(reader)] == ["end"]
+    assert not reader.is_overdue

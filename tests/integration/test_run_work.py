@@ -145,8 +145,8 @@ async def test_a_thread_that_nobody_watches_is_found(work, redis_client):
         await redis_client.set(ThreadKeys("ac:me", thread_id).lease(), "1")
     await work.watch(ThreadRef("ac:me", ODD[0]), 1.0)
 
-    assert await work.find_unwatched(50.0) == len(ODD) - 1
-    assert await work.find_unwatched(60.0) == 0
+    assert await work.find_unwatched(50.0, 100.0) == len(ODD) - 1
+    assert await work.find_unwatched(60.0, 100.0) == 0
     found = await work.to_look_at(50.0)
     assert found[0] == ThreadRef("ac:me", ODD[0])
     assert {thread.thread_id for thread in found} == set(ODD)
@@ -182,3 +182,18 @@ async def test_a_listener_without_news_is_woken(work):
         async for run_id in work.notices():
             assert run_id is None
             break
+
+
+async def test_a_look_that_was_put_off_by_a_clock_set_back_is_had_in_time(work, redis_client):
+    """A watch of a thread with a queue is never later than the sweep allows; earlier ones stay, and nobody is added without a queue."""
+    now, sweep, hour = 1_000.0, 60.0, 3_600.0
+    early, late, idle = ThreadRef("acme", "early"), ThreadRef("acme", "late"), ThreadRef("acme", "idle")
+    for thread in (early, late):
+        await redis_client.rpush(ThreadKeys(thread.tenant, thread.thread_id).queue(), "r")
+    await work.watch(early, now + 10.0)
+    for thread in (late, idle):
+        await work.watch(thread, now + hour)  # asked for just before the clock was set back by an hour
+
+    assert await work.find_unwatched(now, now + sweep) == 0
+    assert await work.to_look_at(now + sweep) == [early, late]
+    assert await work.to_look_at(now + 10.0) == [early]

@@ -74,6 +74,11 @@ class RunRecord:
     started_at: datetime | None = None
     first_event: int = 0
 
+    def seconds_left(self, now: datetime) -> float:
+        """Seconds until its deadline: never negative, and never more than it was given, should the machine's clock have been set back."""
+        given = (self.deadline_at - self.created_at).total_seconds()
+        return min(given, max(0.0, (self.deadline_at - now).total_seconds()))
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -143,14 +143,23 @@ class WorkQueue:
             found: Any = await self._client.zrange(OPEN, "-inf", now, byscore=True, offset=0, num=_PAGE)
         return [ThreadRef(*orjson.loads(member)) for member in found]
 
-    async def find_unwatched(self, at: float) -> int:
-        """Have every thread with a queue looked at by `at`; returns how many nobody was going to look at."""
+    async def find_unwatched(self, at: float, latest: float) -> int:
+        """Have every thread with a queue looked at, one that nobody was going to look at by `at`, the others by `latest`.
+
+        No look is due later than `latest` unless the clock was set back since it was asked for.
+
+        Returns:
+            How many nobody was going to look at.
+        """
         added = 0
         with guarded():
             async for key in self._client.scan_iter(match=EVERY_QUEUE, count=1000):
                 name = key.decode()
                 member = _pack(decode(name.partition(":")[0]), ThreadKeys.thread_id_of(name))
-                added += int(await self._client.zadd(OPEN, {member: at}, nx=True) or 0)
+                pipeline = self._client.pipeline(transaction=False)
+                pipeline.zadd(OPEN, {member: at}, nx=True)
+                pipeline.zadd(OPEN, {member: latest}, xx=True, lt=True)
+                added += int((await pipeline.execute())[0] or 0)
         return added
 
     async def notify(self, run_ids: Sequence[str]) -> None:

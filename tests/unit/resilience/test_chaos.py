@@ -126,11 +126,23 @@ async def test_a_fault_has_its_time(ctx: CallContext):
     policy = chaos({"errors": 1.0, "from": 10, "to": 20}, clock=clock)
 
     seen = []
-    for step in (0.0, 9.999, 0.001, 9.999, 0.001):
+    for step in (0.0, 9.5, 0.5, 9.5, 0.5):  # exact in binary, so that the edges are met
         clock.advance(step)
-        seen.append((round(clock.monotonic(), 3), await outcome(policy, ctx)))
+        seen.append((clock.monotonic(), await outcome(policy, ctx)))
 
-    assert seen == [(0.0, "answer"), (9.999, "answer"), (10.0, "TransientError"), (19.999, "TransientError"), (20.0, "answer")]
+    assert seen == [(0.0, "answer"), (9.5, "answer"), (10.0, "TransientError"), (19.5, "TransientError"), (20.0, "answer")]
+
+
+async def test_its_time_is_counted_from_when_it_was_made(ctx: CallContext):
+    """Whatever the clock said then; a call that nothing befalls is given what its caller gave."""
+    clock = FakeClock()
+    clock.advance(100)
+    policy, call = chaos({"errors": 1.0, "from": 10, "to": 20}, clock=clock), well()
+
+    assert await outcome(policy, ctx, call) == "answer"
+    assert call.contexts == [ctx]
+    clock.advance(10)
+    assert await outcome(policy, ctx) == "TransientError"
 
 
 async def test_a_fault_without_an_end_has_none(ctx: CallContext):

@@ -10,11 +10,12 @@ def test_output_tells_its_listeners_once():
     heard: list[str] = []
     output = Output()
     output.on_start(lambda: heard.append("started"))
+    assert output.has_started is False
 
     output.start()
     output.start()
 
-    assert output.has_started
+    assert output.has_started is True
     assert heard == ["started"]
 
 

@@ -55,7 +55,7 @@ async def test_nothing_starts_with_nothing_left(ctx: CallContext):
     call = fail_then_return(0, Exception(), "answer")
     await asyncio.sleep(60)
 
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match="model:gpt-x: the deadline has passed"):
         await DeadlineGuard().execute(call, ctx)
 
     assert call.attempts == 0

@@ -132,10 +132,20 @@ async def test_the_listener_hears_from_where_to_where_and_why(ctx: CallContext, 
 
     await policy.execute(fail_then_return(1, CircuitOpen("model:gpt-x", "open"), ""), ctx)
 
-    assert [(event.kind, event.dependency, event.fields) for event in events] == [
-        (EventKind.FALLBACK_TAKEN, "reasoning", {"from": "model:gpt-x", "to": "model:b", "why": "circuit_open"}),
-        (EventKind.FALLBACK_TAKEN, "reasoning", {"from": "model:b", "to": "model:c", "why": "dependency_unavailable"}),
+    taken = EventKind.FALLBACK_TAKEN
+    assert events == [
+        ResilienceEvent(taken, "model:gpt-x", "reasoning", {"from": "model:gpt-x", "to": "model:b", "why": "circuit_open"}),
+        ResilienceEvent(taken, "model:b", "reasoning", {"from": "model:b", "to": "model:c", "why": "dependency_unavailable"}),
     ]
+
+
+async def test_without_a_name_its_events_name_no_dependency(ctx: CallContext, events: list[ResilienceEvent]):
+    """From where to where is in the fields."""
+    policy = Fallback(Alternative("model:b", fail_then_return(0, Exception(), "answer")), listener=events.append)
+
+    await policy.execute(fail_then_return(1, TransientError("503"), ""), ctx)
+
+    assert [event.dependency for event in events] == [""]
 
 
 async def test_without_alternatives_the_call_has_all_the_time(ctx: CallContext):

@@ -217,3 +217,48 @@ async def test_without_arguments_it_is_ready_to_use():
         await Retry().execute(call, CallContext("model:gpt-x", Deadline.after(60, SystemClock())))
 
     assert call.attempts == 3
+
+
+class Unlucky(Random):
+    """Draws the upper bound every time."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+async def test_waits_without_arguments_are_those_of_the_page(ctx: CallContext, events: list[ResilienceEvent]):
+    """At most a quarter of a second, doubling up to five; at most thirty when asked, and the jitter on top (docs/resilience/retry.md)."""
+    patient = ctx.with_deadline(Deadline.after(600, LoopClock()))
+    policy = Retry(8, rng=Unlucky(), clock=LoopClock(), listener=events.append)
+
+    await policy.execute(fail_then_return(7, TransientError("503"), "answer"), patient)
+    await policy.execute(fail_then_return(1, TransientError("503", retry_after=100), "answer"), patient)
+
+    assert [event.fields["wait"] for event in events] == [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0, 30.25]
+    assert {event.dependency for event in events} == {""}
+    assert asyncio.get_running_loop().time() == 48.0
+
+
+async def test_a_wait_that_takes_all_that_is_left_is_not_begun(ctx: CallContext):
+    """There would be no time for the attempt."""
+    call = fail_then_return(1, TransientError("503"), "answer")
+    short = ctx.with_deadline(Deadline.after(0.25, LoopClock()))
+
+    with pytest.raises(TransientError):
+        await Retry(rng=Unlucky(), clock=LoopClock()).execute(call, short)
+
+    assert (call.attempts, asyncio.get_running_loop().time()) == (1, 0)
+
+
+async def test_it_sleeps_on_its_clock():
+    """Whatever clock it was given."""
+    clock = FakeClock()
+    call = fail_then_return(1, TransientError("503"), "answer")
+    ctx = CallContext("model:gpt-x", Deadline.after(60, clock))
+    trying = asyncio.create_task(Retry(rng=Unlucky(), clock=clock).execute(call, ctx))
+
+    await asyncio.sleep(10)
+    assert call.attempts == 1
+    clock.advance(0.25)
+
+    assert await trying == "answer"

@@ -185,3 +185,9 @@ def test_nonsense_is_refused(wrong: dict[str, float]):
     """A budget that could not work is not made."""
     with pytest.raises(ValueError, match="a retry budget needs"):
         RetryBudgetSettings(**wrong)
+
+
+@pytest.mark.parametrize("edge", [{"ratio": 0.0}, {"ratio": 1.0}, {"floor": 0}, {"window": 0.5}])
+def test_the_edges_of_sense_are_accepted(edge: dict[str, float]):
+    """No retry but the floor, one per call, none but the share; and windows may be short."""
+    assert RetryBudgetSettings(**edge)

@@ -23,7 +23,7 @@ async def test_an_attempt_is_cancelled_when_its_time_is_up(ctx: CallContext):
     with pytest.raises(AttemptTimedOut, match="no result within 5 s") as caught:
         await AttemptTimeout(5).execute(hang, ctx)
 
-    assert caught.value.seconds == 5
+    assert (caught.value.operation, caught.value.seconds) == ("model:gpt-x", 5)
     assert asyncio.get_running_loop().time() == pytest.approx(5)
 
 
@@ -31,10 +31,17 @@ async def test_a_deadline_that_comes_first_is_not_held_against_the_dependency(ct
     """With less time left than an attempt may take, running out of it is `DeadlineExceeded`."""
     short = ctx.with_deadline(Deadline.after(2, LoopClock()))
 
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded) as caught:
         await AttemptTimeout(5).execute(hang, short)
 
+    assert caught.value.operation == "model:gpt-x"
     assert asyncio.get_running_loop().time() == pytest.approx(2)
+
+
+async def test_a_deadline_at_the_same_moment_is_not_held_against_the_dependency_either(ctx: CallContext):
+    """With exactly as much time left as an attempt may take it is the deadline that ends it."""
+    with pytest.raises(DeadlineExceeded):
+        await AttemptTimeout(60).execute(hang, ctx)
 
 
 async def test_nothing_starts_with_nothing_left(ctx: CallContext):
@@ -42,7 +49,7 @@ async def test_nothing_starts_with_nothing_left(ctx: CallContext):
     call = fail_then_return(0, Exception(), "answer")
     await asyncio.sleep(60)
 
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match="model:gpt-x"):
         await AttemptTimeout(5).execute(call, ctx)
 
     assert call.attempts == 0
@@ -136,3 +143,11 @@ async def test_a_listener_hears_which_attempt_timed_out(ctx: CallContext, events
 
     fields = {"attempt": 2, "seconds": 5}
     assert events == [ResilienceEvent(EventKind.ATTEMPT_TIMED_OUT, "model:gpt-x", "model:openai/gpt-x", fields)]
+
+
+async def test_without_a_name_its_events_name_no_dependency(ctx: CallContext, events: list[ResilienceEvent]):
+    """The operation still says whose attempt it was."""
+    with pytest.raises(AttemptTimedOut):
+        await AttemptTimeout(5, listener=events.append).execute(hang, ctx)
+
+    assert [(event.operation, event.dependency) for event in events] == [("model:gpt-x", "")]

@@ -1,7 +1,9 @@
 """Which ways a run may go, and what callers see of it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import get_args
+
+import pytest
 
 from app.runs.model import NEXT, is_final, public_run
 from app.storage.redis.runs import RunRecord, RunStatus
@@ -36,3 +38,16 @@ def test_callers_see_nothing_of_how_a_run_is_executed():
     assert shown["metadata"] == {"k": 1, "graph_id": "g", "assistant_id": "a"}
     assert (shown["kwargs"], shown["ended_by"]) == ({}, None)
     assert shown.keys() & {"webhook", "attempt", "crashes", "deadline_at", "log_ttl", "error"} == set()
+
+
+@pytest.mark.parametrize(
+    ("passed", "left"),
+    [(0.0, 60.0), (20.0, 40.0), (60.0, 0.0), (3_600.0, 0.0), (-3_600.0, 60.0)],
+    ids=["now", "later", "at its end", "after the clock was set on", "after the clock was set back"],
+)
+def test_a_run_has_what_it_was_given_whatever_the_clock_of_the_machine_does(passed, left):
+    """What is left is measured once, when a process takes the run; from then on the monotonic clock counts (invariant 7)."""
+    at = datetime(2026, 11, 21, tzinfo=UTC)
+    run = RunRecord("r", "t", "a", "g", "pending", at, at, at + timedelta(seconds=60))
+
+    assert run.seconds_left(at + timedelta(seconds=passed)) == left
