@@ -61,7 +61,7 @@ from app.threads.service import ThreadService
 from graphs.conformance import RECURSION_LIMIT as CONFORMANCE_STEPS
 from graphs.conformance import build_conformance
 from graphs.context import RunContext, RunScope
-from graphs.input import SupervisorRequest
+from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
 from graphs.routing import ANSWER_AT, RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
@@ -217,7 +217,8 @@ def build_graphs(
             graph_id=SUPERVISOR,
             graph=build_supervisor(specialists).compile(name=SUPERVISOR),
             accepts=SupervisorRequest,
-            as_input=SupervisorRequest.as_input,
+            accepts_update=SupervisorUpdate,
+            as_input=SupervisorUpdate.as_input,
             shown=("messages", "answer", "specialist", "confidence", "sources", "escalation", "degraded", "usage"),
             recursion_limit=RECURSION_LIMIT,
             make_context=make_context,
@@ -228,7 +229,8 @@ def build_graphs(
             graph_id=CONFORMANCE,
             graph=build_conformance().compile(name=CONFORMANCE),
             accepts=SupervisorRequest,
-            as_input=SupervisorRequest.as_input,
+            accepts_update=SupervisorUpdate,
+            as_input=SupervisorUpdate.as_input,
             shown=None,
             recursion_limit=CONFORMANCE_STEPS,
             make_context=lambda scope: None,

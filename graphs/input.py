@@ -51,22 +51,29 @@ class InputCustomer(BaseModel):
     locale: str | None = Field(None, pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")
 
 
-class SupervisorRequest(BaseModel):
+class SupervisorUpdate(BaseModel):
+    """What may be written into a state of the supervisor from outside."""
+
+    messages: list[InputMessage] | None = Field(None, min_length=1, max_length=MAX_MESSAGES)
+    customer: InputCustomer | None = None
+
+    def as_input(self) -> dict[str, Any]:
+        """The graph's input; every message has an id, so that a run that is started again does not add it twice."""
+        given: dict[str, Any] = {}
+        if self.messages is not None:
+            given["messages"] = [{**message.model_dump(exclude_none=True), "id": message.id or str(uuid4())} for message in self.messages]
+        if self.customer is not None:
+            given["customer"] = self.customer.model_dump(exclude_none=True, exclude_unset=True)
+        return given
+
+
+class SupervisorRequest(SupervisorUpdate):
     """Input of a run of the supervisor."""
 
     messages: list[InputMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
-    customer: InputCustomer | None = None
 
     @model_validator(mode="after")
     def _asks(self) -> SupervisorRequest:
         if not any((message.role or message.type) in ("user", "human") for message in self.messages):
             raise ValueError("messages must hold one of the user")
         return self
-
-    def as_input(self) -> dict[str, Any]:
-        """The graph's input; every message has an id, so that a run that is started again does not add it twice."""
-        messages = [{**message.model_dump(exclude_none=True), "id": message.id or str(uuid4())} for message in self.messages]
-        given: dict[str, Any] = {"messages": messages}
-        if self.customer is not None:
-            given["customer"] = self.customer.model_dump(exclude_none=True, exclude_unset=True)
-        return given

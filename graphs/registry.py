@@ -23,7 +23,8 @@ class GraphEntry:
         graph_id: Its name.
         graph: Compiled, without a checkpointer: every run brings its own.
         accepts: Checks the input of a run.
-        as_input: Makes the graph's input of a checked one: plain data, the same however often it is used.
+        accepts_update: Checks a change of the state from outside.
+        as_input: Makes the graph's input of either, once checked: plain data, the same however often it is used.
         shown: Keys of the state that callers see in `values`; None: all.
         recursion_limit: Most supersteps of a run.
         make_context: The run-scoped context.
@@ -32,6 +33,7 @@ class GraphEntry:
     graph_id: str
     graph: CompiledStateGraph[Any, Any, Any, Any]
     accepts: type[BaseModel]
+    accepts_update: type[BaseModel]
     as_input: Callable[[Any], dict[str, Any]]
     shown: tuple[str, ...] | None
     recursion_limit: int

@@ -174,6 +174,42 @@ class RunsCancel(BaseModel):
         return self
 
 
+class Checkpoint(_Output):
+    """Names one state of a thread."""
+
+    thread_id: str
+    checkpoint_ns: str = ""
+    checkpoint_id: str | None = None
+
+
+class ThreadPatch(BaseModel):
+    """A change of a thread."""
+
+    metadata: Metadata | None = Field(None, description="Merged into what is there, key by key.")
+
+
+class StateAt(BaseModel):
+    """Which state of a thread is wanted."""
+
+    checkpoint: CheckpointRef
+    subgraphs: bool = Field(False, description="With the states of subgraphs.")
+
+
+class StateUpdate(BaseModel):
+    """A state to be written on top of another."""
+
+    values: dict[str, JsonValue] | None = Field(None, description="What a node would have returned: keys of a run's `input`.")
+    as_node: str | None = Field(None, description="The node that is said to have returned them; it decides what comes next.")
+    checkpoint: CheckpointRef | None = Field(None, description="The state to begin from instead of the latest.")
+    checkpoint_id: str | None = Field(None, description="The same, by id.")
+
+
+class StateUpdated(_Output):
+    """The state that was written."""
+
+    checkpoint: Checkpoint
+
+
 class HistoryRequest(BaseModel):
     """Which states of a thread are wanted."""
 
@@ -208,14 +244,6 @@ class Assistant(_Output):
     version: int = 1
     created_at: datetime
     updated_at: datetime
-
-
-class Checkpoint(_Output):
-    """Names one state of a thread."""
-
-    thread_id: str
-    checkpoint_ns: str = ""
-    checkpoint_id: str | None = None
 
 
 class ThreadState(_Output):

@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langgraph.graph import END, START
-from pydantic import ValidationError
 
 from app.errors import InvalidInput
+from app.threads.values import checked_input, checked_update
 from graphs.registry import GraphEntry
 from resilience.context import Priority
-
-MAX_FAULTS = 5
-"""Most faults that a refusal lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ def checked(entry: GraphEntry, request: RunRequest) -> dict[str, Any]:
     """
     _check_nodes(entry, request)
     return {
-        "input": _checked_input(entry, request.input),
+        "input": checked_input(entry, request.input),
         "command": _checked_command(entry, request.command),
         "stream_mode": list(request.stream_mode),
         "stream_subgraphs": request.stream_subgraphs,
@@ -76,26 +73,11 @@ def _meant(command: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (command or {}).items() if value or (name == "resume" and value is not None)}
 
 
-def _checked_input(entry: GraphEntry, given: dict[str, Any] | None, where: str = "input") -> dict[str, Any] | None:
-    if given is None:
-        return None
-    try:
-        accepted = entry.accepts.model_validate(given)
-    except ValidationError as exc:
-        faults = [f"{where}.{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}" for error in exc.errors()]
-        raise InvalidInput("; ".join(faults[:MAX_FAULTS])) from None
-    return entry.as_input(accepted)
-
-
 def _checked_command(entry: GraphEntry, command: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The command, or None if it says nothing. What its `update` writes would stay in the thread, so it is checked like an input."""
     meant = _meant(command)
     if "update" in meant:
-        update = dict(meant["update"])
-        strange = sorted(update.keys() - entry.accepts.model_fields.keys())
-        if strange:
-            raise InvalidInput(f"command.update cannot change {', '.join(strange)}")
-        meant["update"] = _checked_input(entry, update, "command.update")
+        meant["update"] = checked_update(entry, dict(meant["update"]), "command.update")
     return meant or None
 
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,11 +28,9 @@ from app.storage.redis.runs import (
     Claims,
     RunRecord,
     RunRepository,
-    ThreadMissing,
-    ThreadOccupied,
     as_claimed,
 )
-from app.storage.redis.threads import ThreadRepository, new_thread
+from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRepository, new_thread
 from app.storage.redis.work import RunRef, ThreadRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
@@ -351,6 +350,26 @@ class RunService:
             ended += 1
         if not ended:
             raise NotFound("none of these runs is pending or running", "nothing_to_cancel")
+
+    async def delete_thread(self, tenant: str, thread_id: str) -> None:
+        """End what is under way on the thread, then remove it with all that belongs to it.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
+        for run_id in await self._runs.open_ids(tenant, thread_id):
+            with suppress(NotFound):
+                await self.cancel(tenant, thread_id, run_id, "interrupt", wait=False)
+        await self._states.delete(tenant, thread_id)
+
+    async def update_state(
+        self, tenant: str, thread_id: str, values: dict[str, Any] | None, *, as_node: str | None, checkpoint_id: str | None
+    ) -> dict[str, Any]:
+        """See `ThreadService.update_state`; a run that came meanwhile begins right after."""
+        checkpoint, is_left = await self._states.update_state(tenant, thread_id, values, as_node=as_node, checkpoint_id=checkpoint_id)
+        if is_left:
+            self._dispatcher.soon(ThreadRef(tenant, thread_id))
+        return checkpoint
 
     async def open_runs(self, tenant: str, status: str) -> list[tuple[str, str]]:
         """The tenant's runs that are `pending`, `running`, or either (`all`), as thread id and run id."""

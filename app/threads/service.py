@@ -7,15 +7,20 @@ from typing import Any
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.errors import EmptyInputError, InvalidUpdateError
 from langgraph.types import StateSnapshot
 
-from app.errors import AlreadyExists, NotFound
-from app.storage.redis.checkpoints import RedisSaver
+from app.errors import AlreadyExists, InvalidInput, NotFound, ThreadBusy
+from app.storage.redis.checkpoints import Fence, RedisSaver
 from app.storage.redis.runs import RunRecord
-from app.storage.redis.threads import ThreadRecord, ThreadRepository, new_thread
-from app.threads.plain import to_json, to_plain
-from app.threads.state import thread_state
+from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRecord, ThreadRepository, new_thread
+from app.threads.plain import plain_interrupt, to_json, to_plain
+from app.threads.state import checkpoint_ref, thread_state
+from app.threads.values import checked_update
 from graphs.registry import GraphEntry
+
+EDIT_TIME = 10.0
+"""Longest that an edit of a state may keep runs off its thread, seconds."""
 
 
 class ThreadService:
@@ -71,15 +76,17 @@ class ThreadService:
         )
         return shown
 
-    async def state(self, tenant: str, thread_id: str, checkpoint_id: str | None = None, *, subgraphs: bool = False) -> dict[str, Any]:
-        """The thread's state, the latest or that of a checkpoint.
+    async def state(
+        self, tenant: str, thread_id: str, checkpoint_id: str | None = None, checkpoint_ns: str = "", *, subgraphs: bool = False
+    ) -> dict[str, Any]:
+        """The thread's state, or that of a subgraph of it: the latest or that of a checkpoint.
 
         Raises:
             NotFound: There is no such thread, or no such checkpoint in it.
         """
         thread = await self.get(tenant, thread_id)
         graph = self._graph(tenant, self._entry(thread))
-        snapshot: StateSnapshot = await graph.aget_state(_config(thread_id, checkpoint_id), subgraphs=subgraphs)
+        snapshot: StateSnapshot = await graph.aget_state(_config(thread_id, checkpoint_id, checkpoint_ns), subgraphs=subgraphs)
         if checkpoint_id is not None and snapshot.created_at is None:
             raise NotFound(f"thread {thread_id} has no checkpoint {checkpoint_id}", "checkpoint_not_found")
         return thread_state(snapshot)
@@ -105,6 +112,61 @@ class ThreadService:
         config = _config(thread_id, None, checkpoint_ns)
         earlier = _config(thread_id, before) if before else None
         return [thread_state(state) async for state in graph.aget_state_history(config, filter=metadata, before=earlier, limit=limit)]
+
+    async def merge(self, tenant: str, thread_id: str, metadata: dict[str, Any]) -> ThreadRecord:
+        """Add to the thread's metadata, key by key.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
+        await self._threads.merge(tenant, thread_id, metadata)
+        return await self.get(tenant, thread_id)
+
+    async def delete(self, tenant: str, thread_id: str) -> None:
+        """Remove the thread and all that belongs to it; nothing of a run that still executes on it is written any more.
+
+        Raises:
+            NotFound: There is no such thread.
+        """
+        if not await self._threads.delete(tenant, thread_id):
+            raise NotFound(f"there is no thread {thread_id}", "thread_not_found")
+
+    async def update_state(
+        self, tenant: str, thread_id: str, values: dict[str, Any] | None, *, as_node: str | None, checkpoint_id: str | None
+    ) -> tuple[dict[str, Any], bool]:
+        """Write a new state on top of the latest one, or of that of a checkpoint, as if a node had returned `values`.
+
+        Returns:
+            The new checkpoint, and whether a run was accepted on the thread meanwhile.
+
+        Raises:
+            NotFound: There is no such thread, or no such checkpoint in it.
+            ThreadBusy: A run is under way on the thread.
+            InvalidInput: The graph cannot take it.
+        """
+        entry = self._entry(await self.get(tenant, thread_id))
+        if checkpoint_id is not None:
+            await self.check_checkpoint(tenant, thread_id, checkpoint_id)
+        update = checked_update(entry, values, "values") if values is not None else None
+        try:
+            fence = await self._threads.hold(tenant, thread_id, EDIT_TIME)
+        except ThreadMissing:
+            raise NotFound(f"there is no thread {thread_id}", "thread_not_found") from None
+        except ThreadOccupied:
+            raise ThreadBusy(f"a run is under way on thread {thread_id}; wait for its end, or cancel it") from None
+        graph = self._graph(tenant, entry, fence)
+        try:
+            written = await graph.aupdate_state(_config(thread_id, checkpoint_id), update, as_node=as_node)
+            snapshot = await graph.aget_state(_config(thread_id))
+        except (InvalidUpdateError, EmptyInputError) as exc:
+            await self._threads.let_go(tenant, thread_id, fence)
+            raise InvalidInput(str(exc).splitlines()[0], "invalid_update") from None
+        except BaseException:
+            await self._threads.let_go(tenant, thread_id, fence)
+            raise
+        asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
+        is_left = await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked)
+        return checkpoint_ref(written) or {}, is_left
 
     async def check_checkpoint(self, tenant: str, thread_id: str, checkpoint_id: str) -> None:
         """Return if the thread has this checkpoint.
@@ -151,8 +213,8 @@ class ThreadService:
     def _entry(self, thread: ThreadRecord) -> GraphEntry:
         return self._graphs.get(thread.metadata.get("graph_id", "")) or self._graphs[self._default_graph]
 
-    def _graph(self, tenant: str, entry: GraphEntry) -> Any:
-        return entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant)})
+    def _graph(self, tenant: str, entry: GraphEntry, fence: Fence | None = None) -> Any:
+        return entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant, fence=fence)})
 
 
 def _config(thread_id: str, checkpoint_id: str | None = None, checkpoint_ns: str = "") -> RunnableConfig:

@@ -20,7 +20,7 @@ from app.bootstrap import run
 from app.main import serve
 from app.worker import work
 from graphs.conformance import RECURSION_LIMIT, ConformanceState, Node, build_conformance
-from graphs.input import SupervisorRequest
+from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
 
 Kind = Literal["gateway", "worker"]
@@ -100,7 +100,8 @@ def _entry(graph_id: str, graph: StateGraph[Any]) -> GraphEntry:
         graph_id=graph_id,
         graph=graph.compile(name=graph_id),
         accepts=SupervisorRequest,
-        as_input=SupervisorRequest.as_input,
+        accepts_update=SupervisorUpdate,
+        as_input=SupervisorUpdate.as_input,
         shown=None,
         recursion_limit=RECURSION_LIMIT,
         make_context=lambda scope: None,

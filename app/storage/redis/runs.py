@@ -15,7 +15,7 @@ from app.storage.redis import run_scripts as lua
 from app.storage.redis.checkpoints import Fence
 from app.storage.redis.connection import guarded
 from app.storage.redis.keys import ThreadKeys
-from app.storage.redis.threads import THREAD_TTL, ThreadRecord, thread_fields
+from app.storage.redis.threads import THREAD_TTL, ThreadMissing, ThreadOccupied, ThreadRecord, thread_fields
 
 RunStatus = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
 CancelAction = Literal["interrupt", "rollback"]
@@ -91,14 +91,6 @@ class Event:
 
 NewEvent = tuple[str, bytes]
 """Name and JSON of an event that has no id yet."""
-
-
-class ThreadMissing(LookupError):
-    """The tenant has no such thread."""
-
-
-class ThreadOccupied(Exception):
-    """Another run is under way on the thread; `args[0]` is its id."""
 
 
 class AlreadyAnswered(Exception):

@@ -16,7 +16,7 @@ def entry(graph_id: str) -> GraphEntry:
     graph = StateGraph(State)
     graph.add_node("node", lambda state: {})
     graph.add_edge(START, "node")
-    return GraphEntry(graph_id, graph.compile(), BaseModel, dict, None, 10, lambda run_id, tenant, deadline: None)
+    return GraphEntry(graph_id, graph.compile(), BaseModel, BaseModel, dict, None, 10, lambda scope: None)
 
 
 @pytest.mark.parametrize(("graph_id", "assistant_id"), [("agent", "fe096781-5601-53d2-b2f6-0d3403f7e9ca")])
