@@ -22,7 +22,7 @@ from app.api.deps import Services
 from app.api.openapi import describe
 from app.api.rate_limit import LEFT, POLICY, RateLimitFields
 from app.api.request_id import RequestId
-from app.bootstrap import run, running
+from app.bootstrap.running import run, running
 from app.settings import Settings
 from graphs.registry import GraphEntry
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from app.bootstrap import run, running
+from app.bootstrap.running import run, running
 from app.settings import Settings
 from app.telemetry.logging import get_logger
 from app.telemetry.metrics import Metrics

@@ -36,7 +36,8 @@ from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import NullTracer
 from agents.understudy import Understudy
-from app.bootstrap import build_graphs, model_chains
+from app.bootstrap.graphs import build_graphs
+from app.bootstrap.models import model_chains
 from app.settings import DEFAULT_MODEL, Settings
 from app.telemetry.metrics import Metrics
 from app.threads.plain import to_json

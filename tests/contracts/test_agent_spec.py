@@ -38,7 +38,7 @@ SPEC = AgentSpec(
 WHO_KNOWS_IT = """
 import agents
 from agents.registry import SpecialistRegistry
-from app.bootstrap import model_chains
+from app.bootstrap.models import model_chains
 from app.settings import ModelSettings
 from graphs.supervisor import build_supervisor
 

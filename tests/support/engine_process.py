@@ -16,7 +16,7 @@ from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 
-from app.bootstrap import run
+from app.bootstrap.running import run
 from app.main import serve
 from app.worker import work
 from graphs.conformance import RECURSION_LIMIT, ConformanceState, Node, build_conformance

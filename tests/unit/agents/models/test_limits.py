@@ -5,7 +5,7 @@ import pytest
 from agents.models.limits import FIRST_TOKEN_SHARE, QUICK, ModelLimits, limits_of
 from agents.registry import SpecialistRegistry
 from agents.runner import MODEL_SHARE
-from app.bootstrap import model_limits
+from app.bootstrap.models import model_limits
 from app.settings import ModelSettings, Settings, SettingsError
 
 SPECIALISTS = SpecialistRegistry.discover()
@@ -65,7 +65,7 @@ def test_a_model_that_hangs_fails_by_its_own_limit():
 
 def test_roles_with_the_same_model_and_limits_share_one():
     """And those with other limits get one of their own, of the same name and so with the same breaker."""
-    from app.bootstrap import model_chains
+    from app.bootstrap.models import model_chains
 
     chains = model_chains(ModelSettings(base_url="http://127.0.0.1:9/v1"), SPECIALISTS)
 

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from agents.answers import AnswerStore, NoAnswers
 from agents.demo.company import help_centre
-from agents.errors import OutputInvalid
-from agents.models.adapter import LangChainModel
-from agents.models.gateway import DEFAULT_ROLE, ModelGateway, dependency
-from agents.models.limits import ModelLimits, limits_of
-from agents.models.offline import OFFLINE, OfflineChatModel
-from agents.models.openai import openai_model
-from agents.models.port import ChatModel
+from agents.models.gateway import ModelGateway
 from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import NullTracer, Tracer
 from agents.understudy import Understudy
 from app import __version__
 from app.api.deps import ApiKeys, Services
-from app.guards.admission import Admission, Stages
-from app.guards.breakers import BreakerChanges, FleetBreakers, breaker_rules, log_transition
-from app.guards.rate_limits import ProviderLimiter, RequestLimit, SharedBuckets, parse_quotas, provider_limiters
-from app.runs.dispatcher import CAPACITY, Dispatcher
+from app.bootstrap.graphs import SUPERVISOR, build_graphs
+from app.bootstrap.models import model_chains, model_limits
+from app.bootstrap.policies import make_policies, model_limiters, request_limit, stages_of
+from app.guards.admission import Admission
+from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
+from app.guards.rate_limits import SharedBuckets
+from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
@@ -41,7 +37,7 @@ from app.runs.public_http import AllowedHosts
 from app.runs.service import Deadlines, RunService
 from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
-from app.settings import DEFAULT_MODEL, ModelSettings, Settings, SettingsError
+from app.settings import Settings, SettingsError
 from app.storage.errors import StorageError
 from app.storage.redis.answers import RedisAnswers
 from app.storage.redis.breakers import BreakerBoard
@@ -58,24 +54,14 @@ from app.telemetry.fallbacks import FallbackLog
 from app.telemetry.logging import configure, get_logger
 from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
-from graphs.conformance import RECURSION_LIMIT as CONFORMANCE_STEPS
-from graphs.conformance import build_conformance
 from graphs.context import RunContext, RunScope
-from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
-from graphs.routing import ANSWER_AT, RECURSION_LIMIT
-from graphs.supervisor import build_supervisor
-from resilience.adaptive import AdaptiveSettings
-from resilience.bulkhead import Bulkhead, BulkheadSettings
+from graphs.routing import ANSWER_AT
 from resilience.deadline import Deadline
-from resilience.events import Listener
-from resilience.rate_limit import Limiter
-from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
+from resilience.registry import PolicyName, PolicyRegistry
 
-SUPERVISOR, CONFORMANCE = "supervisor", "conformance"
 NO_DEADLINE = 7 * 86_400.0
 """What a run's nodes have where the policy `deadline` is off, seconds: more than any run may take, which then ends in their midst."""
-ROUTING_ROLES = frozenset({"routing", DEFAULT_ROLE})
 
 
 def run(main: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
@@ -122,11 +108,11 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         await check_server(redis)
         chains = model_chains(settings.models, specialists)
         buckets = SharedBuckets(RedisBuckets(redis), metrics)
-        limiters = _provider_limiters(settings, chains, buckets)
+        limiters = model_limiters(settings, chains, buckets)
         for limiter in limiters.values():
             stack.push_async_callback(limiter.aclose)
         changes = BreakerChanges()
-        policies = _policies(settings, limiters, [metrics.on_event, log_transition, FallbackLog(), changes])
+        policies = make_policies(settings, limiters, [metrics.on_event, log_transition, FallbackLog(), changes])
         metrics.watch(policies.bulkheads)
         gateway = ModelGateway(chains, policies, tracer, metrics, model_limits(settings.models, specialists))
         runner = AgentRunner(gateway, policies, tracer)
@@ -157,7 +143,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         leases = LeaseKeeper(connect_blocking(url), lease=lease, on_lost=on_lost)
         admission = Admission(
-            _stages(policies, gateway, specialists) if not settings.models.is_offline else lambda graph_id: (),
+            stages_of(policies, gateway, specialists) if not settings.models.is_offline else lambda graph_id: (),
             metrics,
             queue_share=settings.guards.queue_share,
             is_on=policies.is_on(PolicyName.ADMISSION),
@@ -183,7 +169,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             threads=states,
             runs=service,
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
-            request_limit=_request_limit(settings, policies, buckets),
+            request_limit=request_limit(settings, policies, buckets),
             metrics=metrics,
             breakers=breakers,
             check_storage=partial(ping, redis),
@@ -208,101 +194,9 @@ async def _fleet_breakers(
     return breakers
 
 
-def build_graphs(
-    specialists: SpecialistRegistry, make_context: Callable[[RunScope], RunContext], *, has_conformance: bool
-) -> Mapping[str, GraphEntry]:
-    """The graphs that the service offers, compiled, by id."""
-    graphs = {
-        SUPERVISOR: GraphEntry(
-            graph_id=SUPERVISOR,
-            graph=build_supervisor(specialists).compile(name=SUPERVISOR),
-            accepts=SupervisorRequest,
-            accepts_update=SupervisorUpdate,
-            as_input=SupervisorUpdate.as_input,
-            shown=("messages", "answer", "specialist", "confidence", "sources", "escalation", "degraded", "usage"),
-            recursion_limit=RECURSION_LIMIT,
-            make_context=make_context,
-        )
-    }
-    if has_conformance:
-        graphs[CONFORMANCE] = GraphEntry(
-            graph_id=CONFORMANCE,
-            graph=build_conformance().compile(name=CONFORMANCE),
-            accepts=SupervisorRequest,
-            accepts_update=SupervisorUpdate,
-            as_input=SupervisorUpdate.as_input,
-            shown=None,
-            recursion_limit=CONFORMANCE_STEPS,
-            make_context=lambda scope: None,
-        )
-    return graphs
-
-
-def _policies(settings: Settings, limiters: Mapping[str, Limiter], listeners: Sequence[Listener]) -> PolicyRegistry:
-    """The policies, with this service's rules where they differ from the defaults."""
-    guards, usual = settings.guards, AdaptiveSettings()
-    if guards.chaos is not None:
-        get_logger().warning("faults_are_injected", faults=guards.chaos.model_dump(mode="json")["faults"])
-    most = guards.max_model_calls
-    # The offline model has nothing inside where calls could wait; what slows it down is this process.
-    adaptive = AdaptiveSettings(min(usual.start, most), min(usual.minimum, most), most)
-    rules = ResilienceSettings(
-        off=guards.off,
-        breakers=breaker_rules(guards.breaker_open_time, guards.slow_model_call),
-        # Whoever has been taken must find room: there can be no more of them than runs.
-        bulkheads={"model": BulkheadSettings(min(256, most), queue=CAPACITY)},
-        adaptive={} if settings.models.is_offline else {"model": adaptive},
-        chaos=guards.chaos,
-    )
-    return PolicyRegistry(
-        rules, listeners=listeners, limiters=limiters, garbage=lambda dependency: OutputInvalid("garbage", f"chaos at {dependency}")
-    )
-
-
 def _deadlines(settings: Settings) -> Deadlines:
     guards = settings.guards
     return Deadlines(guards.deadline, guards.maximum_deadline, guards.background_deadline)
-
-
-def _request_limit(settings: Settings, policies: PolicyRegistry, buckets: SharedBuckets) -> RequestLimit | None:
-    per_minute = settings.requests_per_minute
-    return RequestLimit(buckets, per_minute) if per_minute and policies.is_on(PolicyName.RATE_LIMIT) else None
-
-
-def _provider_limiters(
-    settings: Settings, chains: Mapping[str, Sequence[ChatModel]], buckets: SharedBuckets
-) -> Mapping[str, ProviderLimiter]:
-    """The limiters of the models that `PROVIDER_LIMITS` names.
-
-    Raises:
-        SettingsError: It is malformed, or names a model that this service does not use.
-    """
-    try:
-        quotas = parse_quotas(settings.guards.provider_limits)
-        return provider_limiters(quotas, {dependency(model) for chain in chains.values() for model in chain}, buckets)
-    except ValueError as exc:
-        raise SettingsError(f"PROVIDER_LIMITS: {exc}") from None
-
-
-def _stages(policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry) -> Stages:
-    """What no run of the supervisor can go around: the routing model, and the specialists' model if they have the same."""
-
-    def stage(role: str) -> Bulkhead:
-        """Where the next call for this role would wait; a model that refuses all calls is gone around."""
-        names = gateway.dependencies(role)
-        usable = (name for name in names if policies.breaker(name).is_admitting and not policies.bulkhead(name).is_refusing)
-        return policies.bulkhead(next(usable, names[0]))
-
-    has_one_model = len({gateway.dependencies(name) for name in specialists}) == 1
-
-    def stages(graph_id: str) -> Sequence[Bulkhead]:
-        if graph_id != SUPERVISOR:
-            return ()
-        first = stage("routing")
-        second = stage(next(iter(specialists))) if has_one_model else first
-        return (first,) if second is first else (first, second)
-
-    return stages
 
 
 def _webhooks(settings: Settings) -> tuple[AllowedHosts, WebhookSecrets]:
@@ -352,53 +246,3 @@ async def _tracer(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -
 
 def _is_available(policies: PolicyRegistry) -> Callable[[str], bool]:
     return lambda name: policies.breaker(f"specialist:{name}").is_admitting
-
-
-def model_limits(settings: ModelSettings, specialists: SpecialistRegistry) -> Mapping[str, ModelLimits]:
-    """How long each role waits for its models.
-
-    Raises:
-        SettingsError: Limits are set for a role that does not exist, or are no times.
-    """
-    _check_roles("LIMITS", settings.limits_of_roles, specialists)
-    try:
-        return limits_of({**dict.fromkeys(sorted(ROUTING_ROLES)), **specialists}, settings.limits)
-    except ValueError as exc:
-        raise SettingsError(f"LIMITS or LIMITS_<ROLE>: {exc}") from None
-
-
-def model_chains(settings: ModelSettings, specialists: SpecialistRegistry) -> Mapping[str, tuple[ChatModel, ...]]:
-    """For each role the models to ask, in the order of preference; the last that routes needs no provider.
-
-    Raises:
-        SettingsError: A model is set for a role that does not exist.
-    """
-    roles = sorted(ROUTING_ROLES | set(specialists))
-    _check_roles("MODEL", settings.roles, specialists)
-    if settings.is_offline:
-        return {role: (_offline_model(role),) for role in roles}
-    key = settings.api_key or SecretStr("none")  # servers that need no key still get the header
-    limits = model_limits(settings, specialists)
-    # A provider, a model and limits: roles that have all three in common share one.
-    make = cache(partial(openai_model, api_key=key, base_url=settings.base_url))
-    chains: dict[str, tuple[ChatModel, ...]] = {}
-    for role in roles:
-        name = settings.roles.get(role) or settings.roles.get(DEFAULT_ROLE) or DEFAULT_MODEL
-        chains[role] = (make(name, limits=limits[role]),)
-        if settings.fallback:
-            base_url = settings.fallback_base_url or settings.base_url
-            chains[role] += (make(settings.fallback, limits=limits[role], api_key=settings.fallback_api_key or key, base_url=base_url),)
-    return {**chains, "routing": (*chains["routing"], _offline_model("routing"))}
-
-
-def _offline_model(role: str) -> ChatModel:
-    return LangChainModel(OfflineChatModel(role=role), name=OFFLINE, provider=OFFLINE)
-
-
-def _check_roles(prefix: str, given: Iterable[str], specialists: SpecialistRegistry) -> None:
-    roles = ROUTING_ROLES | set(specialists)
-    for role in sorted(set(given) - roles):
-        known = ", ".join(f"{prefix}_{role.upper()}" for role in sorted(roles))
-        raise SettingsError(
-            f"{prefix}_{role.upper()} names no role; there are: {known}" + (", MODEL_FALLBACK" if prefix == "MODEL" else "")
-        )
