@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -14,7 +15,11 @@ from app.api.rate_limit import spend
 from app.api.schemas import RunCreate, StatelessRunCreate
 from app.runs.request import RunRequest
 from app.runs.service import StartedRun
+from app.storage.errors import StorageUnavailable
 from resilience.context import Priority
+
+LEAST_ACCEPTANCE = 1.0
+"""How long accepting a run may always take, seconds: a shorter deadline is the run's own to miss."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -51,12 +56,26 @@ class NewRun:
 
         Raises:
             TooManyRequests: The caller's key has used up its allowance. The same request again (`Idempotency-Key`) counts again.
+            StorageUnavailable: The run was not accepted within its deadline, as far as is known.
         """
+        try:
+            async with asyncio.timeout(self._longest()) as limit:
+                return await self._start(thread_id, body, streams=streams, is_background=is_background)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise StorageUnavailable("the run could not be written within its deadline") from None
+
+    async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool) -> StartedRun:
         if self.services.request_limit is not None:
             await spend(self.services.request_limit, self.request, self.tenant, self.caller.key_id)
         wanted = self._request(body, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
         return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body))
+
+    def _longest(self) -> float | None:
+        """How long accepting the run may take, seconds; None: the storage's own limits are shorter than any default deadline."""
+        return max(LEAST_ACCEPTANCE, self.x_deadline_ms / 1000) if self.x_deadline_ms is not None else None
 
     def _request(self, body: RunCreate, *, streams: bool, is_background: bool) -> RunRequest:
         if body.webhook is not None:
