@@ -210,7 +210,7 @@ def test_an_answer_to_an_interrupt_has_a_deadline_of_its_own(http: httpx.Client,
 
 
 def test_what_works_for_the_run_works_within_its_deadline(start_service: StartService, start_provider: StartProvider) -> None:
-    """With a provider that hangs, the supervisor's own clock runs out first: an honest hand-over instead of an error."""
+    """With a provider that hangs, the supervisor's own clock runs out first: an honest lesser answer instead of an error."""
     provider = start_provider(lambda request: Reply(hangs=True))
     service = start_service(OPENAI_BASE_URL=provider.url)
 
@@ -220,7 +220,7 @@ def test_what_works_for_the_run_works_within_its_deadline(start_service: StartSe
 
     values = response.json()
     assert "__error__" not in values
-    assert values["escalation"] is not None
+    assert values["answer"]
     assert {step["why"] for step in values["degraded"]} == {"deadline_exceeded"}
     assert took < 2.0 * SLACK
 
