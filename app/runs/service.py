@@ -26,6 +26,7 @@ from app.storage.redis.runs import (
     CancelAction,
     Claim,
     Claims,
+    QuestionsChanged,
     RunRecord,
     RunRepository,
     as_claimed,
@@ -186,9 +187,9 @@ class RunService:
         reserved: Reservation,
     ) -> StartedRun:
         """Write the run and bring it to execution."""
-        answers = ""
+        answers = seen = ""
         if thread_id is not None:
-            answers = await self._check_thread(tenant, thread_id, request)
+            answers, seen = await self._check_thread(tenant, thread_id, request)
         elif request.command and "resume" in request.command:
             raise ConflictingRequest("command.resume answers an interrupt of a thread, and this run has none", "resume_without_thread")
         elif request.says_nothing:
@@ -204,7 +205,7 @@ class RunService:
             # Also before it is accepted: if the process dies in between, the run begins late instead of never.
             await self._work.delay(run, record.created_at.timestamp() + request.after + LATE)
         try:
-            accepted = await self._runs.accept(tenant, record, create=create, claims=claims, answers=answers)
+            accepted = await self._runs.accept(tenant, record, create=create, claims=claims, answers=answers, seen=seen)
         except AlreadyAccepted:
             return StartedRun(tenant, await self.get(tenant, record.thread_id, record.run_id))
         except ThreadMissing:
@@ -213,6 +214,9 @@ class RunService:
             raise ThreadBusy(f"run {exc} is under way on thread {thread_id}; wait for its end, or cancel it") from None
         except AlreadyAnswered:
             raise AlreadyExists("this interrupt has been answered", "interrupt_answered") from None
+        except QuestionsChanged:
+            # Another answer has moved the thread on since its questions were read; whether this one is still asked must be read again.
+            return await self._accept(tenant, thread_id, request, record, idempotency, reserved)
         if accepted.fence is not None:
             record = as_claimed(record)
             self._executor.submit(tenant, Claim(record, accepted.fence))
@@ -431,8 +435,8 @@ class RunService:
             raise AlreadyExists("this Idempotency-Key stands for another request", "idempotency_key_reused")
         return found
 
-    async def _check_thread(self, tenant: str, thread_id: str, request: RunRequest) -> str:
-        """Make or check what the run needs of its thread; returns what it answers, see `RunRepository.accept`."""
+    async def _check_thread(self, tenant: str, thread_id: str, request: RunRequest) -> tuple[str, str]:
+        """Make or check what the run needs of its thread; returns what it answers and what was seen, see `RunRepository.accept`."""
         if request.if_not_exists == "create":
             await self._threads.create(tenant, new_thread(thread_id, {}))
         if request.checkpoint_id:
@@ -440,8 +444,8 @@ class RunService:
         if request.says_nothing and not await self._states.has_state(tenant, thread_id):
             raise InvalidInput(NOTHING, "nothing_to_run")
         if not request.command or "resume" not in request.command:
-            return ""
-        state, asked = await self._states.interrupts(tenant, thread_id)
+            return "", ""
+        state, seen, asked = await self._states.interrupts(tenant, thread_id)
         if not asked:
             raise AlreadyExists(f"thread {thread_id} asks nothing, or it has been answered", "no_interrupt")
         resume = request.command["resume"]
@@ -450,7 +454,7 @@ class RunService:
             raise AlreadyExists(f"not asked, or answered: interrupt {', '.join(sorted(named - asked))}", "no_such_interrupt")
         if not named and len(asked) > 1:
             raise InvalidInput(f"several interrupts wait; answer by id: {', '.join(sorted(asked))}", "interrupt_ids_needed")
-        return " ".join(f"{state}/{interrupt}" for interrupt in sorted(named or asked))
+        return " ".join(f"{state}/{interrupt}" for interrupt in sorted(named or asked)), seen
 
 
 def _is_uuid(text: str) -> bool:

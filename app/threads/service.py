@@ -181,8 +181,8 @@ class ThreadService:
         """Whether a run has written anything in the thread."""
         return await self._saver.bind(tenant=tenant).aget_tuple(_config(thread_id)) is not None
 
-    async def interrupts(self, tenant: str, thread_id: str) -> tuple[str, set[str]]:
-        """The thread's latest checkpoint, and the ids of the interrupts that wait there.
+    async def interrupts(self, tenant: str, thread_id: str) -> tuple[str, str, set[str]]:
+        """The thread's latest checkpoint, when its state last changed (ISO), and the ids of the interrupts that wait there.
 
         Raises:
             NotFound: There is no such thread.
@@ -190,9 +190,10 @@ class ThreadService:
         thread = await self.get(tenant, thread_id)
         snapshot = await self._graph(tenant, self._entry(thread)).aget_state(_config(thread_id))
         checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id", "")
-        # The record was read first: if a run ends in between, its state looks older than it is, and the answer is refused.
+        # The record was read first: if a run ends in between, its state looks older than it is, and that is noticed on acceptance.
         asked = {interrupt.id for task in snapshot.tasks for interrupt in task.interrupts}
-        return f"{checkpoint_id}@{thread.state_updated_at.isoformat()}", asked
+        seen = thread.state_updated_at.isoformat()
+        return f"{checkpoint_id}@{seen}", seen, asked
 
     async def values_of_run(self, tenant: str, thread_id: str, graph_id: str, run_id: str) -> dict[str, Any]:
         """What callers see of the last state that the run wrote, with what it asks; empty if it wrote none."""

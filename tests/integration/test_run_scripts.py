@@ -11,7 +11,16 @@ import pytest
 from app.storage.errors import LeaseLost
 from app.storage.redis.connection import connect
 from app.storage.redis.keys import ThreadKeys
-from app.storage.redis.runs import MAX_EVENTS, AlreadyAccepted, AlreadyAnswered, Claim, RunRecord, RunRepository, ThreadOccupied
+from app.storage.redis.runs import (
+    MAX_EVENTS,
+    AlreadyAccepted,
+    AlreadyAnswered,
+    Claim,
+    QuestionsChanged,
+    RunRecord,
+    RunRepository,
+    ThreadOccupied,
+)
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository, new_thread
 from tests.support.waiting import until
 
@@ -35,9 +44,9 @@ def threads(redis_client):
     return ThreadRepository(redis_client)
 
 
-async def accept(runs, run_id, strategy="enqueue", *, claims="now", answers="", forget_after=None, **changes):
+async def accept(runs, run_id, strategy="enqueue", *, claims="now", answers="", seen="", forget_after=None, **changes):
     thread = new_thread(THREAD, {}, forget_after=forget_after)
-    return await runs.accept(TENANT, a_run(run_id, strategy, **changes), create=thread, claims=claims, answers=answers)
+    return await runs.accept(TENANT, a_run(run_id, strategy, **changes), create=thread, claims=claims, answers=answers, seen=seen)
 
 
 async def finish(runs, run_id, fence, *, status="success", thread_status="idle"):
@@ -199,6 +208,28 @@ async def test_a_question_is_answered_by_one_run(runs):
         with pytest.raises(AlreadyAnswered):
             await accept(runs, "c", answers=questions)
     await accept(runs, "c", answers="s/c")
+
+
+async def test_a_question_whose_answer_still_waits_is_not_asked_by_the_next_state_either(runs):
+    """Another answer has moved the thread on; the same question is taken until its run has ended, and again after that."""
+    first = await accept(runs, "a", answers="s/a")
+    await accept(runs, "b", answers="s/b")
+    await finish(runs, "a", first.fence)
+    with pytest.raises(AlreadyAnswered):
+        await accept(runs, "c", answers="t/b")
+    claim = await runs.claim(TENANT, THREAD, "b")
+    await finish(runs, "b", claim.fence)
+    await accept(runs, "c", answers="u/b")
+
+
+async def test_a_question_that_was_read_in_an_older_state_must_be_read_again(runs, threads):
+    """The run that answered it may have ended in between."""
+    accepted = await accept(runs, "a")
+    seen = (await threads.get(TENANT, THREAD)).state_updated_at.isoformat()
+    await finish(runs, "a", accepted.fence)
+    with pytest.raises(QuestionsChanged):
+        await accept(runs, "b", answers="s/a", seen=seen)
+    await accept(runs, "b", answers="t/a", seen=(await threads.get(TENANT, THREAD)).state_updated_at.isoformat())
 
 
 @pytest.mark.parametrize(("end", "can_be_answered"), [("success", False), ("error", True), ("cancel", True)])

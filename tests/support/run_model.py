@@ -51,11 +51,12 @@ class Model:
             return ("missing",)
         if self.queue and strategy == "reject":
             return ("busy", self.queue[0])
-        if set(answers) & set(self.answered):
+        waiting = {question.partition("/")[2] for question, by in self.answered.items() if self._is_waiting(by)}
+        if set(answers) & set(self.answered) or waiting & {question.partition("/")[2] for question in answers}:
             return ("answered",)
         if answers:
             state = answers[0].partition("/")[0]
-            known = {question: by for question, by in self.answered.items() if question.startswith(f"{state}/")}
+            known = {q: by for q, by in self.answered.items() if q.startswith(f"{state}/") or self._is_waiting(by)}
             self.answered = known | dict.fromkeys(answers, run)
         self.exists = True
         cancelled = list(self.queue) if strategy in ("interrupt", "rollback") else []
@@ -159,6 +160,9 @@ class Model:
             self.queue.remove(run)
         if record.has_webhook:
             self.outbox.append(run)
+
+    def _is_waiting(self, run: str) -> bool:
+        return run in self.runs and self.runs[run].is_open
 
     def _forget_answer(self, run: str) -> None:
         self.answered = {question: by for question, by in self.answered.items() if by != run}

@@ -110,11 +110,11 @@ local function cancel(id, action, ended_by, lease_ms)
 end
 """
 
-# → missing | exists | busy, other | answered | accepted, token or '', then the runs that were cancelled for it
+# → missing | exists | busy, other | answered | stale | accepted, token or '', then the runs that were cancelled for it
 ACCEPT = (
     _HEAD
     + """
-local id, strategy, claims, lease_ms, graph, assistant, answers, thread_fields = unpack(ARGV, 3, 10)
+local id, strategy, claims, lease_ms, graph, assistant, answers, seen, thread_fields = unpack(ARGV, 3, 11)
 thread_fields = tonumber(thread_fields)
 if redis.call('EXISTS', record(id)) == 1 then return {'exists'} end
 local is_new = redis.call('EXISTS', thread) == 0
@@ -123,23 +123,28 @@ local waiting = redis.call('LRANGE', queue, 0, -1)
 if #waiting > 0 and strategy == 'reject' then return {'busy', waiting[1]} end
 if answers ~= '' then
   local known, kept, state = answers_known(), {}, string.match(answers, '^[^/ ]*')
+  if seen ~= '' and redis.call('HGET', thread, 'state_updated_at') ~= seen then return {'stale'} end
+  -- A question is asked until the run that answers it has ended, also in the states that other answers lead to meanwhile.
+  local taken = {}
   for question, by in pairs(known) do
-    if string.sub(question, 1, #state + 1) == state .. '/' then kept[question] = by end
+    local is_waiting = is_open(redis.call('HGET', record(by), 'status'))
+    if is_waiting then taken[string.match(question, '/(.*)$')] = true end
+    if is_waiting or string.sub(question, 1, #state + 1) == state .. '/' then kept[question] = by end
   end
   for question in string.gmatch(answers, '%S+') do
-    if known[question] then return {'answered'} end
+    if known[question] or taken[string.match(question, '/(.*)$')] then return {'answered'} end
     kept[question] = id
   end
   redis.call('HSET', thread, 'answered', cjson.encode(kept))
 end
-if is_new then redis.call('HSET', thread, unpack(ARGV, 11, 10 + thread_fields)) end
+if is_new then redis.call('HSET', thread, unpack(ARGV, 12, 11 + thread_fields)) end
 local cancelled = {}
 if strategy == 'interrupt' or strategy == 'rollback' then
   for _, other in ipairs(waiting) do
     if cancel(other, strategy, 'superseded', lease_ms) then table.insert(cancelled, other) end
   end
 end
-redis.call('HSET', record(id), unpack(ARGV, 11 + thread_fields))
+redis.call('HSET', record(id), unpack(ARGV, 12 + thread_fields))
 redis.call('ZADD', runs, redis.call('INCR', fence), id)
 redis.call('INCRBY', sequence, 0)
 redis.call('HSETNX', thread, 'graph_id', graph)

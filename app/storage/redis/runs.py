@@ -97,6 +97,10 @@ class AlreadyAnswered(Exception):
     """Another run answers, or has answered, what this one would."""
 
 
+class QuestionsChanged(Exception):
+    """What the thread asks was read in a state that is not its latest any more."""
+
+
 class AlreadyAccepted(Exception):
     """A run of this id exists."""
 
@@ -158,7 +162,9 @@ class RunRepository:
         self._ttl_ms = int(ttl * 1000)
         self._scripts = {name: client.register_script(getattr(lua, name)) for name in _SCRIPTS}
 
-    async def accept(self, tenant: str, run: RunRecord, *, create: ThreadRecord | None, claims: Claims, answers: str = "") -> Accepted:
+    async def accept(
+        self, tenant: str, run: RunRecord, *, create: ThreadRecord | None, claims: Claims, answers: str = "", seen: str = ""
+    ) -> Accepted:
         """Write the run and put it into its thread's queue, by its multitask strategy, all or nothing.
 
         Args:
@@ -167,15 +173,17 @@ class RunRepository:
             create: The thread to make if there is none; None: then it is an error.
             claims: Who executes it, and when.
             answers: The questions it answers, `state/interrupt` each, separated by spaces; each is answered by one run.
+            seen: `state_updated_at` of the thread as it was when the questions were read, in ISO form; empty: that does not matter.
 
         Raises:
             ThreadMissing: There is no such thread, and none was to be made.
             ThreadOccupied: Another run is under way on it, and the strategy is to reject.
             AlreadyAnswered: Another run answers the same interrupts.
+            QuestionsChanged: The thread's state is not the one that was `seen` any more.
             AlreadyAccepted: A run of this id exists.
         """
         thread = thread_fields(create) if create else []
-        head = [run.run_id, run.multitask_strategy, claims, self._lease_ms, run.graph_id, run.assistant_id, answers]
+        head = [run.run_id, run.multitask_strategy, claims, self._lease_ms, run.graph_id, run.assistant_id, answers, seen]
         answer = await self._run("ACCEPT", tenant, run.thread_id, *head, len(thread), *thread, *_fields(run))
         match [part.decode() for part in answer]:
             case ["exists"]:
@@ -186,6 +194,8 @@ class RunRepository:
                 raise ThreadOccupied(other)
             case ["answered"]:
                 raise AlreadyAnswered(run.run_id)
+            case ["stale"]:
+                raise QuestionsChanged(run.thread_id)
             case [_, token, *cancelled]:
                 return Accepted(self._fence(tenant, run.thread_id, token) if token else None, tuple(cancelled))
         raise AssertionError(answer)
