@@ -241,3 +241,34 @@ def test_nonsense_is_refused(bounds: tuple[int, int, int]):
     start, minimum, maximum = bounds
     with pytest.raises(ValueError, match="an adaptive limit needs"):
         AdaptiveSettings(start, minimum, maximum)
+
+
+def window(limit: AdaptiveLimit, began: float, times: dict[str, float], active: int) -> None:
+    """Forty calls, of the kinds in turn, so many of them at once."""
+    kinds = list(times) * (40 // len(times))
+    numbers = [limit.began(began, active) for _ in kinds]
+    for kind, number in zip(kinds, numbers, strict=True):
+        limit.took(number, kind, times[kind], began + times[kind])
+        limit.left(number, began + times[kind], active - 1, is_counted=True)
+
+
+def test_a_kind_that_comes_later_is_measured_from_then_on():
+    """When it becomes slow that is noticed as with any other."""
+    limit = AdaptiveLimit(AdaptiveSettings(start=8))
+    window(limit, 0.0, {"short": 0.1}, 2)
+    window(limit, 1.0, {"short": 0.1, "long": 2.0}, 2)
+    assert (limit.limit, limit.why) == (8, "")
+
+    window(limit, 5.0, {"long": 6.0}, 8)
+
+    assert limit.limit < 8
+    assert limit.why == "probe"
+
+
+def test_a_limit_that_has_no_room_does_not_move():
+    """Where the bounds are one number nothing that happens changes it."""
+    limit = AdaptiveLimit(AdaptiveSettings(start=8, minimum=8, maximum=8))
+    for number in range(10):
+        window(limit, number * 10.0, {"short": 0.1 * (1 + number % 3)}, 8)
+
+    assert (limit.limit, limit.why) == (8, "")

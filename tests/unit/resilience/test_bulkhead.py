@@ -382,3 +382,21 @@ async def test_waits_are_told(events: list[ResilienceEvent]):
     await in_order(room(1, 10, clock=LoopClock(), listener=events.append), Dependency(), named("a"), named("b"))
 
     assert [(event.operation, event.fields["seconds"]) for event in events] == [("a", pytest.approx(1)), ("b", pytest.approx(2))]
+
+
+async def test_who_is_next_of_its_tenant():
+    """Nobody of the same tenant and priority waits, or was accepted and is on its way; others do not matter."""
+    bulkhead, a, b = room(1, 10, clock=LoopClock()), Standing("a", request="1"), Standing("b")
+    batch = replace(a, priority=Priority.BATCH)
+    assert bulkhead.is_next_of_its_tenant(a)
+
+    bulkhead.expect(a)
+    assert [bulkhead.is_next_of_its_tenant(standing) for standing in (a, b, batch)] == [False, True, True]
+    bulkhead.expect_no_longer("1")
+    assert bulkhead.is_next_of_its_tenant(a)
+
+    calls = [asyncio.create_task(bulkhead.execute(Dependency(), replace(named("a"), standing=a))) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    assert [bulkhead.is_next_of_its_tenant(standing) for standing in (a, b, batch)] == [False, True, True]
+    await asyncio.gather(*calls)
+    assert bulkhead.is_next_of_its_tenant(a)
