@@ -400,3 +400,16 @@ async def test_who_is_next_of_its_tenant():
     assert [bulkhead.is_next_of_its_tenant(standing) for standing in (a, b, batch)] == [False, True, True]
     await asyncio.gather(*calls)
     assert bulkhead.is_next_of_its_tenant(a)
+
+
+async def test_the_predicted_wait_counts_the_further_calls_of_those_who_begin():
+    """Of three calls so far one was a further one, so every two who begin before one mean one more call that goes first."""
+    dependency, bulkhead = Dependency(), room(1, 20, clock=LoopClock())
+    await bulkhead.execute(dependency, named("begins"))
+    await bulkhead.execute(dependency, replace(named("continues"), standing=Standing(is_under_way=True)))
+    calls = [asyncio.create_task(bulkhead.execute(dependency, named("begins"))) for _ in range(5)]  # one under way, four wait
+    await asyncio.sleep(0)
+
+    assert bulkhead.predicted_wait(Standing()) == pytest.approx(5 + 4 / 2)
+    assert bulkhead.predicted_wait(Standing(is_under_way=True)) == pytest.approx(1)
+    await asyncio.gather(*calls)

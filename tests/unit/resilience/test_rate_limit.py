@@ -244,3 +244,45 @@ async def test_without_a_limiter_or_switched_off_there_is_no_limit(ctx: CallCont
     for pipeline in (registry(limiter).provider_pipeline("model:b"), off.provider_pipeline("model:a")):
         assert [await pipeline.execute(answer, weighty) for _ in range(5)] == ["answer"] * 5
     assert limiter.weights == []
+
+
+class Remembering(CallsPerMinute):
+    """Remembers which grants it was told of."""
+
+    def __init__(self, allowance: int) -> None:
+        super().__init__(allowance)
+        self.granted: list[Grant] = []
+        self.heard: list[Grant] = []
+
+    async def take(self, ctx: CallContext, *, patience: float) -> Grant:
+        self.granted.append(await super().take(ctx, patience=patience))
+        return self.granted[-1]
+
+    def settle(self, grant: Grant, result: object) -> None:
+        self.heard.append(grant)
+
+    def give_back(self, grant: Grant) -> None:
+        self.heard.append(grant)
+
+
+async def test_the_limiter_is_told_of_the_very_grant_that_it_gave(ctx: CallContext):
+    """Settled or given back; another one's would correct another one's account."""
+    limiter = Remembering(2)
+    await limited(limiter).execute(answer, ctx)
+    with pytest.raises(CircuitOpen):
+        await limited(limiter).execute(fail_then_return(1, CircuitOpen("model:a", "open"), ""), ctx)
+
+    assert [id(grant) for grant in limiter.heard] == [id(grant) for grant in limiter.granted]
+
+
+async def test_a_rejection_names_the_call(ctx: CallContext, events: list[ResilienceEvent]):
+    """The operation, whoever's allowance it was; and the event, the dependency if it was given one."""
+    limiter = CallsPerMinute(1)
+    policy = RateLimit(limiter, longest_wait=0.0, listener=events.append)
+    await policy.execute(answer, ctx)
+
+    with pytest.raises(RateLimited) as caught:
+        await policy.execute(answer, ctx)
+
+    assert caught.value.operation == "model:gpt-x"
+    assert [(event.operation, event.dependency) for event in events] == [("model:gpt-x", "")]

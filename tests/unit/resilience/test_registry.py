@@ -10,10 +10,14 @@ from resilience.breaker import BreakerSettings, BreakerState
 from resilience.bulkhead import BulkheadSettings
 from resilience.clock import SystemClock
 from resilience.context import CallContext
-from resilience.errors import AttemptTimedOut, BulkheadFull, CircuitOpen, TransientError
-from resilience.events import ResilienceEvent
+from resilience.deadline import Deadline
+from resilience.errors import AttemptTimedOut, BulkheadFull, CircuitOpen, RateLimited, TransientError
+from resilience.events import EventKind, ResilienceEvent
+from resilience.hedge import HedgeSettings
+from resilience.rate_limit import Grant
 from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
-from resilience.testing import fail_then_return
+from resilience.retry_budget import RetryBudgetSettings
+from resilience.testing import FakeClock, fail_then_return
 from tests.support.virtual_time import LoopClock
 
 
@@ -148,3 +152,85 @@ def test_a_hanging_specialist_leaves_half_of_the_runs_to_others():
     room = BulkheadSettings()
 
     assert room.limit + room.queue <= 1_000 * 0.6
+
+
+class Unlucky(Random):
+    """Draws the upper bound every time."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+async def test_retries_have_the_registrys_clock_and_luck(events: list[ResilienceEvent]):
+    """The wait is drawn from its luck and slept on its clock."""
+    clock = FakeClock()
+    pipeline = PolicyRegistry(clock=clock, rng=Unlucky(), listeners=[events.append]).provider_pipeline("model:a")
+    call = fail_then_return(1, TransientError("503"), "answer")
+    trying = asyncio.create_task(pipeline.execute(call, CallContext("model:a", Deadline.after(60, clock))))
+    await asyncio.sleep(5)
+
+    assert [event.fields["wait"] for event in events] == [0.25]
+    assert call.attempts == 1
+    clock.advance(0.25)
+    assert await trying == "answer"
+
+
+def test_a_retry_budget_has_the_registrys_clock():
+    """What is spent comes back when that clock says so."""
+    clock = FakeClock()
+    budget = PolicyRegistry(ResilienceSettings(retry_budgets={"model": RetryBudgetSettings(floor=1)}), clock=clock).retry_budget("model:a")
+
+    assert [budget.take(), budget.take()] == [True, False]
+    clock.advance(10)
+    assert budget.take()
+
+
+async def test_a_hedge_has_the_rules_of_its_dependency_and_says_whose_it_is(events: list[ResilienceEvent]):
+    """By the longer name, else by the kind."""
+    settings = ResilienceSettings(hedges={"model": HedgeSettings(minimum_calls=1, floor=2.0)})
+    pipeline = PolicyRegistry(settings, clock=LoopClock(), listeners=[events.append]).provider_pipeline("model:a")
+    read = CallContext("routing", Deadline.after(60, LoopClock()), is_read_only=True)
+    for _ in range(20):
+        await pipeline.execute(fail_then_return(0, Exception(), "answer"), read)
+    begun, calls = asyncio.get_running_loop().time(), iter([3600.0, 0.0])
+
+    async def slow_at_first(ctx: CallContext) -> str:
+        await asyncio.sleep(next(calls))
+        return "answer"
+
+    assert await pipeline.execute(slow_at_first, read) == "answer"
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(2.0)
+    assert [(event.kind, event.dependency) for event in events] == [(EventKind.HEDGE_STARTED, "model:a"), (EventKind.HEDGE_WON, "model:a")]
+
+
+class Allowance:
+    """A limiter that lets the first call wait for a second, and no other call through."""
+
+    def __init__(self) -> None:
+        self._grants = iter([Grant(True, 1.0, 0)])
+
+    async def take(self, ctx: CallContext, *, patience: float) -> Grant:
+        return next(self._grants, Grant(False, 60.0, 0))
+
+    def settle(self, grant: Grant, result: object) -> None: ...
+
+    def throttled(self, retry_after: float) -> None: ...
+
+    def give_back(self, grant: Grant) -> None: ...
+
+
+async def test_a_rate_limit_has_the_registrys_clock_and_says_whose_it_is(events: list[ResilienceEvent]):
+    """It sleeps on that clock; its refusal names the dependency."""
+    clock = FakeClock()
+    registry = PolicyRegistry(clock=clock, limiters={"model:a": Allowance()}, listeners=[events.append])
+    pipeline, ctx = registry.provider_pipeline("model:a"), CallContext("routing", Deadline.after(60, clock))
+    call = fail_then_return(0, Exception(), "answer")
+    waiting = asyncio.create_task(pipeline.execute(call, ctx))
+    await asyncio.sleep(5)
+    assert call.attempts == 0
+    clock.advance(1)
+    assert await waiting == "answer"
+
+    with pytest.raises(RateLimited, match="model:a"):
+        await pipeline.execute(call, ctx)
+    assert [(event.kind, event.operation, event.dependency) for event in events] == [(EventKind.REJECTED, "routing", "model:a")]

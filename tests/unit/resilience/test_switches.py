@@ -77,9 +77,10 @@ async def test_the_breaker_alone_opens(ctx: CallContext, pipeline_without: Calla
         with pytest.raises(TransientError):
             await pipeline.execute(dead, ctx)
 
-    with pytest.raises(CircuitOpen):
+    with pytest.raises(CircuitOpen) as caught:
         await pipeline.execute(dead, ctx)
 
+    assert caught.value.operation == "model:gpt-x"
     assert dead.attempts == 5
 
 
