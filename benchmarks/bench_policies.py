@@ -29,7 +29,9 @@ from resilience.deadline import Deadline
 from resilience.registry import PolicyName
 
 PAIRS = 20
-AT_ONCE = 16
+AT_ONCE = (1, 16)
+"""Runs at once: the first load is the price of the policies; the second is more than one core can do, so that calls also wait in the
+bulkhead, whose limit takes our own core for the dependency's."""
 CROWDED = {"QUEUE_SHARE": "100"}
 """Settings of a service under a closed loop: it always asks for more than one core can do, and a service that is left as it is
 would refuse the rest. So admission decides as ever, and lets them wait."""
@@ -72,14 +74,14 @@ class Service:
         self.target = target
         self.processes = [server.process, server.storage()]
 
-    async def cpu_ms(self, seconds: float) -> float:
+    async def cpu_ms(self, at_once: int, seconds: float) -> float:
         """CPU milliseconds per run, storage included.
 
         Raises:
             RuntimeError: A run failed; then nothing was measured.
         """
         before = cpu(*self.processes)
-        load = await closed_loop(self.target, AT_ONCE, seconds)
+        load = await closed_loop(self.target, at_once, seconds)
         faults = [sample.fault for sample in load.samples if sample.fault]
         if faults:
             raise RuntimeError(f"{len(faults)} of {len(load.samples)} runs failed: {faults[0]}")
@@ -116,25 +118,39 @@ async def price(pairs: int, seconds: float, folder: Path, body: dict[str, object
         for process in (me, provider.process):
             pin(process, there)
         for service in (on, off):
-            await service.cpu_ms(seconds)  # warm up
-        costs: list[tuple[float, float]] = []
-        for turn in range(pairs):
-            if turn % 2 == 0:
-                with_all = await on.cpu_ms(seconds)
-                costs.append((with_all, await off.cpu_ms(seconds)))
-            else:
-                with_none = await off.cpu_ms(seconds)
-                costs.append((await on.cpu_ms(seconds), with_none))
-    figures = {
-        "all on, CPU ms/run": Interval.of([with_all for with_all, _ in costs]),
-        "all off, CPU ms/run": Interval.of([with_none for _, with_none in costs]),
-        "price, on ÷ off": Interval.of([with_all / with_none for with_all, with_none in costs]),
-        "a breaker's decision, µs": Interval.of([await decision() * 1e6 for _ in range(pairs)]),
+            await service.cpu_ms(AT_ONCE[-1], seconds)  # warm up
+        costs = {at_once: await _pairs(on, off, pairs, at_once, seconds) for at_once in AT_ONCE}
+    decisions = Interval.of([await decision() * 1e6 for _ in range(pairs)])
+    loads = {
+        at_once: {
+            "on": Interval.of([with_all for with_all, _ in measured]),
+            "off": Interval.of([with_none for _, with_none in measured]),
+            "price": Interval.of([with_all / with_none for with_all, with_none in measured]),
+        }
+        for at_once, measured in costs.items()
     }
-    rows = [[name, figure.shown(3 if "÷" in name else 2)] for name, figure in figures.items()]
-    print(f"### policies\n\n{markdown(['figure', 'median (interval)'], rows)}\n")
-    print(f"{pairs} pairs at {AT_ONCE} at once; the goal is a price of at most {GOAL:.2f}\n", flush=True)
-    return {"pairs": costs, **{name: asdict(figure) for name, figure in figures.items()}}
+    rows = [[f"{at_once}", load["on"].shown(2), load["off"].shown(2), load["price"].shown(3)] for at_once, load in loads.items()]
+    head = ["at once", "all on, CPU ms/run", "all off, CPU ms/run", "price, on ÷ off"]
+    print(f"### policies\n\n{markdown(head, rows)}\n")
+    print(f"{pairs} pairs; the goal is a price of at most {GOAL:.2f}. A breaker's decision: {decisions.shown(2)} µs\n", flush=True)
+    return {
+        "pairs": {f"{at_once}": measured for at_once, measured in costs.items()},
+        "loads": {f"{at_once}": {name: asdict(figure) for name, figure in load.items()} for at_once, load in loads.items()},
+        "decision_us": asdict(decisions),
+    }
+
+
+async def _pairs(on: Service, off: Service, pairs: int, at_once: int, seconds: float) -> list[tuple[float, float]]:
+    """CPU milliseconds per run with and without policies, so many times."""
+    costs: list[tuple[float, float]] = []
+    for turn in range(pairs):
+        if turn % 2 == 0:
+            with_all = await on.cpu_ms(at_once, seconds)
+            costs.append((with_all, await off.cpu_ms(at_once, seconds)))
+        else:
+            with_none = await off.cpu_ms(at_once, seconds)
+            costs.append((await on.cpu_ms(at_once, seconds), with_none))
+    return costs
 
 
 async def decision() -> float:

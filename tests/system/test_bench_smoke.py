@@ -18,7 +18,7 @@ async def test_the_benchmark_measures_service_and_floor_with_the_same_load(capsy
         assert [system["system"] for system in load] == ["capataz", "floor", "floor: plain", "floor: sdk"]
         assert all(system["runs"] > 0 and system["faults"] == {} for system in load)
     assert all(system["first_p50_ms"] > 0 for system in measured["stream"]["3"])
-    assert figures["policies"]["price, on ÷ off"]["median"] > 0
+    assert figures["policies"]["loads"]["1"]["price"]["median"] > 0
     assert json.dumps(figures)
     printed = capsys.readouterr().out
     assert "CPU ÷ floor" in printed
