@@ -1,4 +1,4 @@
-"""The case study: `python -m benchmarks.case_study` (about 18 minutes; `--quick` about 2, at the middle severity only).
+"""The case study: `python -m benchmarks.case_study` (about 14 minutes; `--quick` about 2, at the middle severity only).
 
 Two forms of one support desk (see `benchmarks.case_study.naive`, and the service itself) answer the same customers while their
 provider has a bad day; `docs/case-study.md` says what is simulated and how to read the figures. Nothing is asserted. The table
@@ -27,7 +27,7 @@ import uvloop
 from benchmarks.bench import OUT, machine
 from benchmarks.bench_processes import ROOT, Server
 from benchmarks.case_study.forms import FORMS, Form, Run, run
-from benchmarks.case_study.plan import HEALTHY, SEVERITIES, Plan
+from benchmarks.case_study.plan import HEALTHY, Plan
 from benchmarks.case_study.provider import CONTROL
 from benchmarks.case_study.report import Lane, Summary, as_json, summarise, table
 
@@ -48,7 +48,7 @@ class Schedule:
         patience: How long a customer waits, seconds.
     """
 
-    phases: tuple[tuple[str, ...], ...] = tuple((severity,) for severity in SEVERITIES)
+    phases: tuple[tuple[str, ...], ...] = ((HEALTHY, "mild"), ("middle",), ("severe",))
     pace: float = 1.0
     patience: float = 60.0
 
