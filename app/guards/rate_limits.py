@@ -24,6 +24,9 @@ FIRST_ANSWER = 200
 """Tokens that an answer is taken to have before the first has been seen."""
 LEARNING = 0.1
 """Weight of the newest answer in the mean of a model's answers."""
+UNTOLD = 5.0
+"""Seconds for which a model is not asked again that answered 429 without saying how long: quotas are counted per minute, so the next
+tenth of a second is no better, and one look every five finds the end soon enough."""
 MOST_PER_MINUTE = 10**9
 """Largest allowance; the buckets count time in thousandths of a millisecond."""
 Outcome = Literal["allowed", "waited", "refused"]
@@ -210,7 +213,7 @@ class ProviderLimiter:
 
     def throttled(self, retry_after: float) -> None:
         """See `Limiter.throttled`. Only the model's own allowance is held: its provider's other models may have some left."""
-        self._hold = max(retry_after, self._hold or 0.0)
+        self._hold = max(retry_after or UNTOLD, self._hold or 0.0)
         self._soon()
 
     def give_back(self, grant: Grant) -> None:
