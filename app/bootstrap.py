@@ -157,7 +157,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         leases = LeaseKeeper(connect_blocking(url), lease=lease, on_lost=on_lost)
         admission = Admission(
-            _stages(policies, gateway, specialists) if not settings.models.is_offline else lambda graph_id: (),
+            _stages(policies, gateway, specialists, limiters) if not settings.models.is_offline else lambda graph_id: (),
             metrics,
             queue_share=settings.guards.queue_share,
             is_on=policies.is_on(PolicyName.ADMISSION),
@@ -284,13 +284,19 @@ def _provider_limiters(
         raise SettingsError(f"PROVIDER_LIMITS: {exc}") from None
 
 
-def _stages(policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry) -> Stages:
+def _stages(
+    policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry, limiters: Mapping[str, ProviderLimiter]
+) -> Stages:
     """What no run of the supervisor can go around: the routing model, and the specialists' model if they have the same."""
+
+    def is_away(name: str) -> bool:
+        limiter = limiters.get(name) if policies.is_on(PolicyName.RATE_LIMIT) else None
+        return policies.bulkhead(name).is_refusing or (limiter is not None and limiter.is_used_up)
 
     def stage(role: str) -> Bulkhead:
         """Where the next call for this role would wait; a model that refuses all calls is gone around."""
         names = gateway.dependencies(role)
-        usable = (name for name in names if policies.breaker(name).is_admitting and not policies.bulkhead(name).is_refusing)
+        usable = (name for name in names if policies.breaker(name).is_admitting and not is_away(name))
         return policies.bulkhead(next(usable, names[0]))
 
     has_one_model = len({gateway.dependencies(name) for name in specialists}) == 1

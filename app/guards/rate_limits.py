@@ -194,13 +194,21 @@ class ProviderLimiter:
         self._answer = float(FIRST_ANSWER)
         self._owed_calls = self._owed_tokens = 0
         self._hold: float | None = None
+        self._nothing_until = float("-inf")
         self._settling: asyncio.Task[None] | None = None
 
     async def take(self, ctx: CallContext, *, patience: float) -> Grant:
         """See `Limiter.take`. What would need more than a whole allowance waits until that is full."""
         weight = min(ctx.weigh() + round(self._answer), self._most) if self._tokens else 0
         taken = await self._buckets.take(self._dependency, self._charges(1, weight), patience=patience)
+        if not taken.is_allowed:
+            self._nothing_until = asyncio.get_running_loop().time() + taken.wait
         return Grant(taken.is_allowed, taken.wait, weight)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the last call that was refused here would be refused or have to wait now, as far as this process knows."""
+        return asyncio.get_running_loop().time() < self._nothing_until
 
     def settle(self, grant: Grant, result: object) -> None:
         """See `Limiter.settle`; a reply without usage keeps the estimate."""

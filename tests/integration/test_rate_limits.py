@@ -335,6 +335,18 @@ async def test_a_429_that_does_not_say_how_long_holds_the_model_for_a_few_second
     assert refused.wait == pytest.approx(UNTOLD + 0.1, abs=0.2)
 
 
+async def test_a_used_up_allowance_is_known_without_asking(buckets: RedisBuckets):
+    """So that admission looks at the model that will be asked instead, and expects nobody here."""
+    limiter = ProviderLimiter(MODEL, QUOTAS, SharedBuckets(buckets, Counted()))
+    assert (await limiter.take(asks(10), patience=0.0)).is_allowed
+    assert not limiter.is_used_up
+
+    limiter.throttled(5.0)
+    await limiter.aclose()
+    assert not (await limiter.take(asks(10), patience=1.0)).is_allowed
+    assert limiter.is_used_up
+
+
 async def test_a_429_of_a_model_without_an_allowance_of_its_own_holds_nobody(buckets: RedisBuckets):
     """The provider's common allowance is also that of its other models."""
     limiter = ProviderLimiter(MODEL, QUOTAS[:1], SharedBuckets(buckets, Counted()))
