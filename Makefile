@@ -70,7 +70,7 @@ mutation: $(VENV)/.dev ## How many small faults in resilience/ its unit tests no
 bench: $(VENV)/.dev ## What a run costs, beside the same graph without persistence
 	@$(BIN)/python -m benchmarks.bench
 
-bench-case-study: $(VENV)/.dev ## A provider's bad day: the naive form and ours, side by side; about 18 minutes
+bench-case-study: $(VENV)/.dev ## A provider's bad day: the naive form and ours, side by side; about 10 minutes
 	@$(BIN)/python -m benchmarks.case_study
 
 bench-overload: $(VENV)/.dev ## What happens at up to ten times what the provider can answer

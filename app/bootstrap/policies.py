@@ -62,13 +62,19 @@ def model_limiters(settings: Settings, chains: Mapping[str, Sequence[ChatModel]]
         raise SettingsError(f"PROVIDER_LIMITS: {exc}") from None
 
 
-def stages_of(policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry) -> Stages:
+def stages_of(
+    policies: PolicyRegistry, gateway: ModelGateway, specialists: SpecialistRegistry, limiters: Mapping[str, ProviderLimiter]
+) -> Stages:
     """What no run of the supervisor can go around: the routing model, and the specialists' model if they have the same."""
+
+    def is_away(name: str) -> bool:
+        limiter = limiters.get(name) if policies.is_on(PolicyName.RATE_LIMIT) else None
+        return policies.bulkhead(name).is_refusing or (limiter is not None and limiter.is_used_up)
 
     def stage(role: str) -> Bulkhead:
         """Where the next call for this role would wait; a model that refuses all calls is gone around."""
         names = gateway.dependencies(role)
-        usable = (name for name in names if policies.breaker(name).is_admitting and not policies.bulkhead(name).is_refusing)
+        usable = (name for name in names if policies.breaker(name).is_admitting and not is_away(name))
         return policies.bulkhead(next(usable, names[0]))
 
     has_one_model = len({gateway.dependencies(name) for name in specialists}) == 1

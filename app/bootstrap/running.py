@@ -143,7 +143,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         leases = LeaseKeeper(connect_blocking(url), lease=lease, on_lost=on_lost)
         admission = Admission(
-            stages_of(policies, gateway, specialists) if not settings.models.is_offline else lambda graph_id: (),
+            stages_of(policies, gateway, specialists, limiters) if not settings.models.is_offline else lambda graph_id: (),
             metrics,
             queue_share=settings.guards.queue_share,
             is_on=policies.is_on(PolicyName.ADMISSION),

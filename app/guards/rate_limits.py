@@ -24,6 +24,9 @@ FIRST_ANSWER = 200
 """Tokens that an answer is taken to have before the first has been seen."""
 LEARNING = 0.1
 """Weight of the newest answer in the mean of a model's answers."""
+UNTOLD = 5.0
+"""Seconds for which a model is not asked again that answered 429 without saying how long: quotas are counted per minute, so the next
+tenth of a second is no better, and one look every five finds the end soon enough."""
 MOST_PER_MINUTE = 10**9
 """Largest allowance; the buckets count time in thousandths of a millisecond."""
 Outcome = Literal["allowed", "waited", "refused"]
@@ -191,13 +194,21 @@ class ProviderLimiter:
         self._answer = float(FIRST_ANSWER)
         self._owed_calls = self._owed_tokens = 0
         self._hold: float | None = None
+        self._nothing_until = float("-inf")
         self._settling: asyncio.Task[None] | None = None
 
     async def take(self, ctx: CallContext, *, patience: float) -> Grant:
         """See `Limiter.take`. What would need more than a whole allowance waits until that is full."""
         weight = min(ctx.weigh() + round(self._answer), self._most) if self._tokens else 0
         taken = await self._buckets.take(self._dependency, self._charges(1, weight), patience=patience)
+        if not taken.is_allowed:
+            self._nothing_until = asyncio.get_running_loop().time() + taken.wait
         return Grant(taken.is_allowed, taken.wait, weight)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the last call that was refused here would be refused or have to wait now, as far as this process knows."""
+        return asyncio.get_running_loop().time() < self._nothing_until
 
     def settle(self, grant: Grant, result: object) -> None:
         """See `Limiter.settle`; a reply without usage keeps the estimate."""
@@ -210,7 +221,7 @@ class ProviderLimiter:
 
     def throttled(self, retry_after: float) -> None:
         """See `Limiter.throttled`. Only the model's own allowance is held: its provider's other models may have some left."""
-        self._hold = max(retry_after, self._hold or 0.0)
+        self._hold = max(retry_after or UNTOLD, self._hold or 0.0)
         self._soon()
 
     def give_back(self, grant: Grant) -> None:

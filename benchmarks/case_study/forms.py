@@ -85,15 +85,34 @@ class Naive:
         return Verdict("" if _is_text(answer["answer"]) else "no answer", is_escalated=answer["specialist"] == HUMAN)
 
 
+LIMITS = "connect=1,first_token=1.2,between_tokens=1.2,total=4"
+"""Three times what a call usually takes here, for its first token (or the whole, if it is not streamed); `total` leaves time for a
+second attempt and the second model."""
+LIMITS_ROUTING = "first_token=0.9"
+"""The same for the quickest call."""
+QUOTA = "3000rpm"
+"""What the account may do per model: ten times the traffic, so it never binds. An entry makes all processes believe a 429."""
+
+
 class Capataz:
-    """The service, started as an operator would: a model per role, a second model, everything else as it comes."""
+    """The service, started as an operator would: a model per role, a second model, times that fit them, everything else as it comes.
+
+    Args:
+        settings: More variables, or others.
+    """
 
     name = "capataz"
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
 
     def start(self, folder: Path, provider: int, plan: Plan) -> Server:
         """See `Form.start`."""
         models = {f"MODEL_{role.upper()}": model for role, model in plan.models.items()}
-        return Server("app.main", folder, LOG_LEVEL="ERROR", **_provider(provider), **models)
+        primary = sorted({model for role, model in plan.models.items() if role != "fallback"})
+        quotas = ";".join(f"127.0.0.1:{provider}/{model}={QUOTA}" for model in primary)
+        settings = {"LOG_LEVEL": "ERROR", "LIMITS": LIMITS, "LIMITS_ROUTING": LIMITS_ROUTING, "PROVIDER_LIMITS": quotas, **self._settings}
+        return Server("app.main", folder, **_provider(provider), **models, **settings)
 
     async def ask(self, client: httpx.AsyncClient, port: int, arrival: Arrival) -> Verdict:
         """See `Form.ask`."""

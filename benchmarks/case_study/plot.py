@@ -68,7 +68,7 @@ def _day(lanes: Iterable[Lane]) -> Figure:
         axes.plot([run.at for run in bad], [run.seconds for run in bad], "x", color="black", ms=4, rasterized=True, label=f"{form}: failed")
         axes.set(yscale="log", ylim=(0.03, 150), xlim=(0, lane.plan.seconds), ylabel="seconds")
         _plain_seconds(axes)
-        axes.legend(frameon=False, loc="lower right", ncols=2)
+        axes.legend(frameon=False, loc="lower right" if axes is rows[0] else "upper right", ncols=2)  # where nothing is drawn
     windows = "   ".join(f"{number + 1}: {window.what}" for number, window in enumerate(shown["naive"].plan.windows))
     rows[-1].set_xlabel(f"arrival, seconds since the beginning; {SHOWN} severity")
     figure.suptitle(_wrapped(windows), fontsize=8)

@@ -45,6 +45,7 @@ class Summary:
         faults: Failed runs by reason.
         second_model: Share answered with the second model's help, not escalated.
         reduced: Share whose answer says that it is less than a model's, not escalated.
+        degraded: Share whose result says anything in `degraded`, the second model's help included, escalated or not.
         escalated: Share handed to a human.
         escalated_beyond: The same, less what the form escalates without faults; None: not measured.
         p50: Half of the runs ended within this.
@@ -65,6 +66,7 @@ class Summary:
     faults: dict[str, int]
     second_model: float
     reduced: float
+    degraded: float
     escalated: float
     escalated_beyond: float | None
     p50: float
@@ -97,6 +99,7 @@ def _summary(lane: Lane, healthy: Lane | None) -> Summary:
         faults=dict(Counter(run.verdict.fault for run in lane.runs if run.verdict.fault)),
         second_model=sum(verdict.has_second_model and not verdict.is_reduced for verdict in answered) / count,
         reduced=sum(verdict.is_reduced for verdict in answered) / count,
+        degraded=sum(bool(run.verdict.degraded) for run in good) / count,
         escalated=_escalated(lane),
         escalated_beyond=None if healthy is None else _escalated(lane) - _escalated(healthy),
         p50=percentile(times, 50),
@@ -130,6 +133,7 @@ def table(summaries: Iterable[Summary]) -> str:
             f"{one.failed:.1%}",
             f"{one.second_model:.1%}",
             f"{one.reduced:.1%}",
+            f"{one.degraded:.1%}",
             f"{one.escalated:.1%}",
             "–" if one.escalated_beyond is None else f"{one.escalated_beyond:+.1%}",
             f"{one.p50:.2f}",
@@ -144,7 +148,20 @@ def table(summaries: Iterable[Summary]) -> str:
         ]
         for one in summaries
     ]
-    head = ["faults", "form", "runs", "failed", "second model", "reduced", "escalated", "beyond no faults", "P50 s", "P95 s", "P99 s"]
+    head = [
+        "faults",
+        "form",
+        "runs",
+        "failed",
+        "second model",
+        "reduced",
+        "any degraded",
+        "escalated",
+        "beyond no faults",
+        "P50 s",
+        "P95 s",
+        "P99 s",
+    ]
     return markdown([*head, "P95 s of the good", "calls/run", "÷ no faults", "tokens/run", "good/min", "machine busy"], rows)
 
 

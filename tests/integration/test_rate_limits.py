@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from agents.models.port import ModelReply
 from agents.usage import Usage
-from app.guards.rate_limits import FIRST_ANSWER, ProviderLimiter, Quota, RequestLimit, SharedBuckets
+from app.guards.rate_limits import FIRST_ANSWER, UNTOLD, ProviderLimiter, Quota, RequestLimit, SharedBuckets
 from app.storage.errors import StorageUnavailable
 from app.storage.redis.connection import connect
 from app.storage.redis.keys import TenantKeys, provider_rate
@@ -322,6 +322,29 @@ async def test_a_429_holds_the_models_own_allowance_everywhere(buckets: RedisBuc
     assert not refused.is_allowed
     assert refused.wait == pytest.approx(20.1, abs=0.2)
     assert (await neighbour.take(asks(10), patience=0.0)).is_allowed
+
+
+async def test_a_429_that_does_not_say_how_long_holds_the_model_for_a_few_seconds(buckets: RedisBuckets):
+    """Or everybody would ask in vain, several times each, until the quota is back."""
+    limiter = ProviderLimiter(MODEL, (*QUOTAS, Quota("openai/gpt-x", calls=600))[::2], SharedBuckets(buckets, Counted()))
+    limiter.throttled(0.0)
+    await limiter.aclose()
+
+    refused = await limiter.take(asks(10), patience=1.0)
+    assert not refused.is_allowed
+    assert refused.wait == pytest.approx(UNTOLD + 0.1, abs=0.2)
+
+
+async def test_a_used_up_allowance_is_known_without_asking(buckets: RedisBuckets):
+    """So that admission looks at the model that will be asked instead, and expects nobody here."""
+    limiter = ProviderLimiter(MODEL, QUOTAS, SharedBuckets(buckets, Counted()))
+    assert (await limiter.take(asks(10), patience=0.0)).is_allowed
+    assert not limiter.is_used_up
+
+    limiter.throttled(5.0)
+    await limiter.aclose()
+    assert not (await limiter.take(asks(10), patience=1.0)).is_allowed
+    assert limiter.is_used_up
 
 
 async def test_a_429_of_a_model_without_an_allowance_of_its_own_holds_nobody(buckets: RedisBuckets):

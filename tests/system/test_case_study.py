@@ -41,9 +41,26 @@ def test_a_form_is_compared_with_itself_without_faults() -> None:
     _, ill = summarise([lane("none", 8, good, good, good, handed), lane("middle", 10, second, reduced, handed, Verdict("no answer"))])
 
     assert (ill.failed, ill.faults) == (0.25, {"no answer": 1})
-    assert (ill.second_model, ill.reduced, ill.escalated, ill.escalated_beyond) == (0.25, 0.25, 0.25, 0.0)
+    assert (ill.second_model, ill.reduced, ill.degraded, ill.escalated, ill.escalated_beyond) == (0.25, 0.25, 0.5, 0.25, 0.0)
     assert (ill.calls_per_run, ill.calls_ratio, ill.tokens_per_run) == (2.5, 1.25, 10.0)
     assert (ill.p50, ill.p95_good) == (2.5, pytest.approx(2.9))
+
+
+@pytest.mark.parametrize(
+    ("entries", "has_second_model", "is_reduced"),
+    [
+        ((), False, False),
+        (("model:x/primary: rate_limited",), True, False),
+        (("model:x/primary: circuit_open", "model:x/second: circuit_open", "routing_by_rules: circuit_open"), True, True),
+        (("specialist:billing_support: circuit_open", "cached_answer: circuit_open"), False, True),
+        (("specialist:billing_support: attempt_timed_out", "help_centre_answer: attempt_timed_out"), False, True),
+    ],
+)
+def test_what_an_answer_says_about_itself_is_told_apart(entries: tuple[str, ...], has_second_model: bool, is_reduced: bool) -> None:
+    """A second model's answer is a whole one; one by rules, from before or from the help centre is less."""
+    verdict = Verdict(degraded=entries)
+
+    assert (verdict.has_second_model, verdict.is_reduced) == (has_second_model, is_reduced)
 
 
 def test_the_plan_is_the_same_for_everybody() -> None:
