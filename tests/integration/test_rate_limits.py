@@ -384,7 +384,7 @@ async def test_turns_of_many_callers_are_spread(buckets: RedisBuckets):
 
     grants = await asyncio.gather(*(limiter.take(asks(0), patience=1.0) for _ in range(30)))
     waits = sorted(grant.wait for grant in grants if grant.is_allowed and grant.wait > 0.0)
-    assert 5 <= len(waits) <= 10
+    assert 5 <= len(waits) <= 11  # a tenth of a second apart, from now to the end of the second
     assert all(later - earlier > 0.05 for earlier, later in pairwise(waits))
     assert (MODEL, "waited", False) in meter.seen
     assert (MODEL, "refused", False) in meter.seen
