@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from app.storage.redis.keys import OPEN, WORK
+from app.storage.redis.keys import BATCH_WORK, OPEN
 from tests.support.fleet import background, values_of, wait_until
 
 
@@ -15,8 +15,8 @@ def test_a_run_whose_announcement_was_never_written_is_found(start_fleet, ledger
     with httpx.Client(base_url=gateway.url, timeout=30) as http:
         run = background(http, "hello")
         ledger.redis.zrem(OPEN, *ledger.redis.zrange(OPEN, 0, -1))
-        ledger.redis.xtrim(WORK, maxlen=0, approximate=False)
-        wait_until(lambda: ledger.redis.zcard(OPEN) == 1 and ledger.redis.xlen(WORK) > 0, 30)
+        ledger.redis.xtrim(BATCH_WORK, maxlen=0, approximate=False)
+        wait_until(lambda: ledger.redis.zcard(OPEN) == 1 and ledger.redis.xlen(BATCH_WORK) > 0, 30)
         fleet.worker()
         ledger.wait_for_end([run], 30)
         ledger.check(run, values_of(http, run))
