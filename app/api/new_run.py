@@ -13,8 +13,8 @@ from fastapi import Depends, Header, Request
 from app.api.deps import CallerDep, ServicesDep
 from app.api.rate_limit import spend
 from app.api.schemas import RunCreate, StatelessRunCreate
+from app.runs.acceptance import StartedRun
 from app.runs.request import RunRequest
-from app.runs.service import StartedRun
 from app.storage.errors import StorageUnavailable
 from resilience.context import Priority
 

@@ -18,9 +18,10 @@ from app.api.runs import run_path
 from app.api.schemas import StatelessRunCreate
 from app.api.sse import HEARTBEAT, HEARTBEAT_FRAME, event_stream
 from app.errors import AppError, NotFound, NotReady
+from app.runs.acceptance import StartedRun
 from app.runs.events import LogReader
 from app.runs.executor import Outcome
-from app.runs.service import Drained, StartedRun
+from app.runs.service import Drained
 from app.storage.errors import StorageUnavailable
 from app.threads.plain import to_plain
 

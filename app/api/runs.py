@@ -19,7 +19,8 @@ from app.api.problems import problem_responses
 from app.api.schemas import Run, RunCreate, RunsCancel, StatelessRunCreate
 from app.api.sse import HEARTBEAT, event_stream, frames
 from app.errors import InvalidInput
-from app.runs.service import Drained, RunService, StartedRun
+from app.runs.acceptance import StartedRun
+from app.runs.service import Drained, RunService
 from app.storage.errors import StorageUnavailable
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.threads.plain import to_json

@@ -29,12 +29,13 @@ from app.bootstrap.policies import make_policies, model_limiters, request_limit,
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
 from app.guards.rate_limits import SharedBuckets
+from app.runs.acceptance import Deadlines, RunAcceptance
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
 from app.runs.public_http import AllowedHosts
-from app.runs.service import Deadlines, RunService
+from app.runs.service import RunService
 from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import Settings, SettingsError
@@ -154,7 +155,8 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
         keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
-        service = RunService(graphs, threads, states, runs, work, keys, logs, executor, dispatcher, deadlines, admission)
+        acceptance = RunAcceptance(graphs, threads, states, runs, work, keys, executor, dispatcher, deadlines, admission)
+        service = RunService(acceptance, states, runs, work, logs, executor, dispatcher)
         leases.start()
         stack.callback(leases.stop)
         await dispatcher.start(executor)

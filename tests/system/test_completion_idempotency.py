@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from app.api.openai import LOOK_EVERY
-from app.runs.service import RESUMABLE_LOG_TTL
+from app.runs.acceptance import RESUMABLE_LOG_TTL
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import KEPT
 from tests.support.fleet import Fleet, Ledger, Started, wait_until
