@@ -2,13 +2,18 @@
 
 import re
 import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+WITH_EXTRAS = re.compile(r"^([a-z0-9][a-z0-9._-]*)(?:\[([^\]]*)\])?==", re.MULTILINE)
 
 
 def pins(lock: str) -> set[tuple[str, str]]:
@@ -39,3 +44,19 @@ def test_every_dependency_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     names = {re.split(r"[<>=;\[ ]", wanted)[0] for wanted in project["project"]["dependencies"]}
     assert names <= {name for name, _ in pins("requirements.lock")}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_pin_names_the_extras_that_are_asked_of_it(lock: str) -> None:
+    """pip takes `name[extra]` for unpinned where the lock says `name` alone, and refuses it as soon as a newer release is out."""
+    text = (ROOT / lock).read_text("utf-8")
+    extras = {name: set(filter(None, (listed or "").split(","))) for name, listed in WITH_EXTRAS.findall(text)}
+    missing = set()
+    for name in extras:
+        with suppress(PackageNotFoundError):
+            for wanted in map(Requirement, requires(name) or ()):
+                is_meant = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+                key = canonicalize_name(wanted.name)
+                if is_meant and key in extras and not wanted.extras <= extras[key]:
+                    missing.add(str(wanted))
+    assert missing == set()
