@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +26,7 @@ from app.storage.redis.runs import (
     RunRepository,
     as_claimed,
 )
-from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRepository, new_thread
+from app.storage.redis.threads import ThreadMissing, ThreadOccupied, new_thread
 from app.storage.redis.work import RunRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
@@ -74,12 +74,21 @@ class StartedRun:
     record: RunRecord
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A request that can be a run: what it executes, its stored arguments, and how long it may take, seconds."""
+
+    request: RunRequest
+    entry: GraphEntry
+    kwargs: dict[str, Any]
+    seconds: float
+
+
 class RunAcceptance:
     """Accepts runs and brings them to execution: a run is written before anything of it executes.
 
     Args:
         graphs: What can be run, by graph id.
-        threads: Thread records.
         states: The states of threads.
         runs: Run records.
         work: The queue over all processes.
@@ -93,7 +102,6 @@ class RunAcceptance:
     def __init__(
         self,
         graphs: Mapping[str, GraphEntry],
-        threads: ThreadRepository,
         states: ThreadService,
         runs: RunRepository,
         work: WorkQueue,
@@ -105,7 +113,6 @@ class RunAcceptance:
     ) -> None:
         self._graphs = graphs
         self._assistants = {entry.assistant_id: entry for entry in graphs.values()}
-        self._threads = threads
         self._states = states
         self._runs = runs
         self._work = work
@@ -134,25 +141,82 @@ class RunAcceptance:
             ThreadBusy: Another run is under way on the thread, and the strategy is to reject.
             AlreadyExists: The key stands for another request, or the interrupt has been answered.
         """
-        entry = self._entry(request.assistant_id)
-        kwargs = checked(entry, request)
-        seconds = self._deadlines.of(request)
+        wish = self._checked(request, thread_id)
         reserved = await self._reserved(tenant, thread_id, idempotency)
-        ids = (reserved.thread_id, reserved.run_id)
-        if idempotency is not None:
-            known = await self._runs.get(tenant, *ids)
-            if known is not None:
-                return StartedRun(tenant, known)
-            if reserved.is_accepted:
-                raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
-        record = _record(ids, entry, request, kwargs, seconds)
-        asks = Asks(record.run_id, tenant, record.graph_id, request.priority, seconds, is_delayed=request.after > 0)
-        self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
+        known = await self._known(tenant, idempotency, reserved)
+        if known is not None:
+            return known
+        record = self._admitted(tenant, wish, reserved)
         try:
             return await self._write(tenant, thread_id, request, record, idempotency, reserved)
         except BaseException:
             self._admission.forget(record.run_id)
             raise
+
+    async def accept_all(
+        self, tenant: str, requests: Sequence[RunRequest], *, idempotency: Sequence[tuple[str, str]] = ()
+    ) -> list[StartedRun]:
+        """Accept runs on threads of their own: all of them are checked and admitted before the first is written.
+
+        Args:
+            tenant: Whose runs they are.
+            requests: What is wanted.
+            idempotency: As for `accept`, one for each request; without any: none.
+
+        Raises:
+            StorageUnavailable: Some may have been accepted, others not; with `idempotency` the same again completes them.
+            AppError: What `accept` raises of a single one; nothing but reservations of keys was written.
+        """
+        wishes = [self._checked(request, None) for request in requests]
+        keys: list[tuple[str, str] | None] = list(idempotency) or [None for _ in requests]
+        reserved = [await self._reserved(tenant, None, key) for key in keys]
+        started = [await self._known(tenant, key, ids) for key, ids in zip(keys, reserved, strict=True)]
+        records: dict[int, RunRecord] = {}
+        try:
+            for i, wish in enumerate(wishes):
+                if started[i] is None:
+                    records[i] = self._admitted(tenant, wish, reserved[i])
+            for i, record in list(records.items()):
+                started[i] = await self._write(tenant, None, requests[i], record, keys[i], reserved[i])
+                del records[i]
+        except BaseException:
+            for record in records.values():
+                self._admission.forget(record.run_id)
+            raise
+        return [run for run in started if run is not None]
+
+    def _checked(self, request: RunRequest, thread_id: str | None) -> _Wish:
+        """The request, if it can be a run at all."""
+        entry = self._entry(request.assistant_id)
+        wish = _Wish(request, entry, checked(entry, request), self._deadlines.of(request))
+        if thread_id is not None:
+            return wish
+        if request.command and "resume" in request.command:
+            raise ConflictingRequest("command.resume answers an interrupt of a thread, and this run has none", "resume_without_thread")
+        if request.says_nothing:
+            raise InvalidInput(NOTHING, "nothing_to_run")
+        if request.checkpoint_id:
+            raise NotFound("a run without a thread has no checkpoint to begin from", "checkpoint_not_found")
+        return wish
+
+    async def _known(self, tenant: str, idempotency: tuple[str, str] | None, reserved: Reservation) -> StartedRun | None:
+        """The run that the same request has started before."""
+        if idempotency is None:
+            return None
+        known = await self._runs.get(tenant, reserved.thread_id, reserved.run_id)
+        if known is not None:
+            return StartedRun(tenant, known)
+        if reserved.is_accepted:
+            raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
+        return None
+
+    def _admitted(self, tenant: str, wish: _Wish, reserved: Reservation) -> RunRecord:
+        """The run's record, once it has been found that the run can be served."""
+        request = wish.request
+        record = _record((reserved.thread_id, reserved.run_id), wish.entry, request, wish.kwargs, wish.seconds)
+        asks = Asks(record.run_id, tenant, record.graph_id, request.priority, wish.seconds, is_delayed=request.after > 0)
+        self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
+        return record
 
     async def _write(
         self,
@@ -167,12 +231,6 @@ class RunAcceptance:
         answers = seen = ""
         if thread_id is not None:
             answers, seen = await self._check_thread(tenant, thread_id, request)
-        elif request.command and "resume" in request.command:
-            raise ConflictingRequest("command.resume answers an interrupt of a thread, and this run has none", "resume_without_thread")
-        elif request.says_nothing:
-            raise InvalidInput(NOTHING, "nothing_to_run")
-        elif request.checkpoint_id:
-            raise NotFound("a run without a thread has no checkpoint to begin from", "checkpoint_not_found")
         # Whoever sends the key again within its time is told the same, so the run must still be there.
         forget_after = None if request.keep_thread else KEPT if idempotency else record.log_ttl
         create = new_thread(record.thread_id, {}, forget_after=forget_after) if thread_id is None else None
@@ -237,7 +295,7 @@ class RunAcceptance:
     async def _check_thread(self, tenant: str, thread_id: str, request: RunRequest) -> tuple[str, str]:
         """Make or check what the run needs of its thread; returns what it answers and what was seen, see `RunRepository.accept`."""
         if request.if_not_exists == "create":
-            await self._threads.create(tenant, new_thread(thread_id, {}))
+            await self._states.ensure(tenant, thread_id)
         if request.checkpoint_id:
             await self._states.check_checkpoint(tenant, thread_id, request.checkpoint_id)
         if request.says_nothing and not await self._states.has_state(tenant, thread_id):
