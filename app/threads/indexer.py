@@ -33,6 +33,7 @@ class ThreadIndexer:
         self._pending: dict[ThreadRef, None] = {}
         self._has_pending = asyncio.Event()
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._catching_up = asyncio.Lock()
 
     def touch(self, tenant: str, thread_id: str) -> None:
         """The thread has changed, or is gone; returns at once, and the index knows it a moment later."""
@@ -56,14 +57,15 @@ class ThreadIndexer:
         Raises:
             StorageUnavailable: Redis cannot be asked.
         """
-        pending, self._pending = self._pending, {}
-        self._has_pending.clear()
-        try:
-            await self.write(list(pending))
-        except BaseException:
-            for thread in pending:
-                self.touch(thread.tenant, thread.thread_id)
-            raise
+        async with self._catching_up:  # what another caller is writing now is not known to the index either
+            pending, self._pending = self._pending, {}
+            self._has_pending.clear()
+            try:
+                await self.write(list(pending))
+            except BaseException:
+                for thread in pending:
+                    self.touch(thread.tenant, thread.thread_id)
+                raise
 
     async def run(self) -> None:
         """Write what has changed, until cancelled; then once more."""

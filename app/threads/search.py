@@ -117,7 +117,7 @@ class ThreadSearch:
         count, rank, is_over = 0, 0, False
         while not is_over:
             others = [word for word in words if word != way]
-            part = await self._index.walk(tenant, way, "created_at", others, rank=rank, wanted=min(sizes), is_descending=False)
+            part = await self._index.walk(tenant, way, "created_at", others, rank=rank, wanted=max(1, min(sizes)), is_descending=False)
             count, rank, is_over = count + len(part.ids), part.rank, part.is_over
         return count
 

@@ -116,6 +116,18 @@ async def test_a_delayed_run_keeps_its_thread_until_it_has_begun_or_was_cancelle
     assert await redis_client.ttl(KEYS.thread()) <= OWN
 
 
+async def test_a_webhook_that_nobody_has_taken_over_keeps_its_thread(threads, runs, redis_client):
+    """The end of its run is told of, however short the thread's own time is; from then on that counts."""
+    await threads.create(TENANT, new_thread(THREAD, {}, lifetime=Lifetime(OWN)))
+    accepted = await runs.accept(TENANT, a_run(webhook="https://a.example"), create=None, claims="now")
+    await runs.finish(TENANT, a_run(), accepted.fence, status="success", thread_status="idle", event=END)
+    assert await redis_client.ttl(KEYS.outbox()) > OWN
+
+    await runs.posted(TENANT, THREAD, ["a"])
+
+    assert await redis_client.ttl(KEYS.thread()) <= OWN
+
+
 async def test_a_thread_is_gone_with_everything_when_its_time_is_over(threads, runs, saver, redis_client):
     fence = await began(threads, runs, saver, Lifetime(0.2))
     await runs.finish(TENANT, a_run(), fence, status="success", thread_status="idle", event=END)

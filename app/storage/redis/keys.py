@@ -2,7 +2,8 @@
 
 A thread's keys look like `acme:{thread}:lease`: the tenant stands in front, so tenants never meet, and the thread is
 the hash tag, so that a cluster keeps all of a thread in one slot and one script can change it atomically (design D4).
-Keys without a tag cross threads; they are written second and can be rebuilt.
+Keys without a tag cross threads; they are written second and can be rebuilt. So are those of a tenant's index of threads, whose tag
+is the tenant.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How long a thread is kept, in Lua: all of its keys expire together, and the scripts that change a thread set the time in the same step.
 
 A thread may have a time to live of its own (`ttl` in its record, milliseconds, with `ttl_strategy`) in place of the general one.
-`delete`: it is gone that long after its last use. But a thread is not taken from a run that is under way, waits or is delayed, nor
-from somebody who has been asked something and may still answer: such a thread is kept for the general time at least.
+`delete`: it is gone that long after its last use. But a thread is not taken from a run that is under way, waits, is delayed or has a
+webhook to be sent, nor from somebody who has been asked something and may still answer: it is kept for the general time at least.
 `keep_latest`: older checkpoints go that long after its last use, and the thread stays for the general time from then on. So how
 long ago it was used can be told from how long it is kept.
 """
@@ -18,7 +18,7 @@ LIFETIME = (
 local function record(id) return run_prefix .. id end
 
 local function is_held()
-  if redis.call('LLEN', queue) > 0 then return true end
+  if redis.call('LLEN', queue) > 0 or redis.call('LLEN', outbox) > 0 then return true end
   local status, delayed = unpack(redis.call('HMGET', thread, 'status', 'delayed'))
   return status == 'interrupted' or tonumber(delayed or 0) > 0
 end

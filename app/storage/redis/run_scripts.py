@@ -205,7 +205,13 @@ return {'claimed', token, unpack(redis.call('HGETALL', record(id)))}
 
 # The checkpoints of these rolled-back runs are gone, or the webhooks of these runs are sent by somebody.
 PURGED = _HEAD + "for i = 3, #ARGV do redis.call('LREM', purge, 0, ARGV[i]) end"
-POSTED = _HEAD + "for i = 3, #ARGV do redis.call('LREM', outbox, 0, ARGV[i]) end"
+POSTED = (
+    _HEAD
+    + """
+for i = 3, #ARGV do redis.call('LREM', outbox, 0, ARGV[i]) end
+if own_lifetime() then refresh() end
+"""
+)
 
 # → 1, or 0 if the lease is not ours
 RENEW = """
