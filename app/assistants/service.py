@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -68,15 +67,15 @@ class AssistantService:
     Args:
         graphs: What can be run, by graph id.
         stored: Where assistants that tenants made are kept.
-        delete_thread: Removes a thread of a tenant with its runs.
+        delete_threads: Removes the threads of one assistant of a tenant, with their runs.
     """
 
     def __init__(
-        self, graphs: Mapping[str, GraphEntry], stored: AssistantRepository, delete_thread: Callable[[str, str], Awaitable[None]]
+        self, graphs: Mapping[str, GraphEntry], stored: AssistantRepository, delete_threads: Callable[[str, str], Awaitable[None]]
     ) -> None:
         self._graphs = graphs
         self._stored = stored
-        self._delete_thread = delete_thread
+        self._delete_threads = delete_threads
         own = [_own(entry) for _, entry in sorted(graphs.items())]
         self._own = {record.assistant_id: record for record in own}
         self._by_name = {record.graph_id: record for record in own}
@@ -205,9 +204,7 @@ class AssistantService:
         self._check_is_made(assistant_id)
         await self.get(tenant, assistant_id)
         if with_threads:  # first, so that whoever is cut off in between can ask again
-            async for thread_id in self._stored.threads_of(tenant, assistant_id):
-                with suppress(NotFound):
-                    await self._delete_thread(tenant, thread_id)
+            await self._delete_threads(tenant, assistant_id)
         if not await self._stored.delete(tenant, assistant_id):
             raise NotFound(self._unknown(assistant_id), "assistant_not_found")
 

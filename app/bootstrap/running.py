@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +28,7 @@ from app.assistants.service import AssistantService
 from app.bootstrap.graphs import SUPERVISOR, build_graphs
 from app.bootstrap.models import model_chains, model_limits
 from app.bootstrap.policies import make_policies, model_limiters, request_limit, stages_of
+from app.errors import NotFound
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
 from app.guards.rate_limits import SharedBuckets
@@ -138,7 +139,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         saver = RedisSaver(redis, ttl=THREAD_TTL)
         threads, runs, work = ThreadRepository(redis), RunRepository(redis, lease=lease), WorkQueue(redis)
         states = ThreadService(threads, saver, graphs, SUPERVISOR)
-        assistants = AssistantService(graphs, AssistantRepository(redis), states.delete)
+        assistants = _assistants(graphs, AssistantRepository(redis), states)
         outbox = WebhookOutbox(redis)
         logs = EventLogs(runs, states.snapshot)
         executes = always_executes or settings.runs.execution == "local"
@@ -187,6 +188,15 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             version=__version__,
             started_at=datetime.now(UTC),
         )
+
+
+def _assistants(graphs: Mapping[str, GraphEntry], stored: AssistantRepository, threads: ThreadService) -> AssistantService:
+    async def delete_threads(tenant: str, assistant_id: str) -> None:
+        async for thread_id in stored.threads_of(tenant, assistant_id):
+            with suppress(NotFound):
+                await threads.delete(tenant, thread_id)
+
+    return AssistantService(graphs, stored, delete_threads)
 
 
 async def _fleet_breakers(

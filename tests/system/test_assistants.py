@@ -292,12 +292,12 @@ def test_a_remote_graph_draws_and_runs_an_assistant(service: Service, http: http
     """With a context, though it sends the thread's id among the configurable too."""
     nobody = made(http, context={"specialists": []})["assistant_id"]
     thread_id = new_thread(http)
-    remote = RemoteGraph(nobody, url=service.url, api_key=KEYS["acme"])
     config: Any = {"configurable": {"thread_id": thread_id}}
-
-    drawing = remote.get_graph(xray=True)
-    escalated = remote.invoke(INPUT, config)
-    answered = remote.invoke(INPUT, config, context={"specialists": None})
+    with get_sync_client(url=service.url, api_key=KEYS["acme"]) as client:
+        remote = RemoteGraph(nobody, sync_client=client)
+        drawing = remote.get_graph(xray=True)
+        escalated = remote.invoke(INPUT, config)
+        answered = remote.invoke(INPUT, config, context={"specialists": None})
 
     assert {"supervise", "respond"} <= drawing.nodes.keys()
     assert escalated["escalation"]["reason"] == "specialist_unreachable"  # type: ignore[index,call-overload]
