@@ -14,6 +14,8 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from app.assistants.drawings import GraphDrawings
+from app.assistants.service import AssistantService
 from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
 from app.guards.rate_limits import RequestLimit
@@ -76,7 +78,8 @@ class Services:
     runs: RunService
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
-    assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id
+    assistants: AssistantService
+    drawings: GraphDrawings
     request_limit: RequestLimit | None
     metrics: Metrics
     breakers: FleetBreakers

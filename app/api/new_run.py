@@ -98,6 +98,8 @@ class NewRun:
             durability=body.durability,
             tags=tuple(body.config.tags),
             recursion_limit=body.config.recursion_limit,
+            configurable=body.config.configurable,
+            context=body.context or {},
             keep_thread=not isinstance(body, StatelessRunCreate) or body.on_completion == "keep",
             after=body.after_seconds,
             webhook=body.webhook or "",
