@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
+from app.assistants.configuration import Configured
+from app.assistants.service import AssistantService
 from app.errors import AlreadyExists, ConflictingRequest, InvalidInput, NotFound, ThreadBusy
 from app.guards.admission import Admission, Asks, Load
 from app.runs.dispatcher import Dispatcher
 from app.runs.executor import Executor, is_batch
-from app.runs.request import RunRequest, checked
+from app.runs.request import RunRequest, checked, checked_by
 from app.storage.errors import StorageError
+from app.storage.redis.assistants import AssistantRecord
 from app.storage.redis.idempotency import KEPT, IdempotencyKeys, Reservation
 from app.storage.redis.runs import (
     AlreadyAccepted,
@@ -75,11 +78,20 @@ class StartedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class _By:
+    """Whom a run is asked of, the graph that it executes, and how."""
+
+    assistant: AssistantRecord
+    entry: GraphEntry
+    how: Configured
+
+
+@dataclass(frozen=True, slots=True)
 class _Wish:
-    """A request that can be a run: what it executes, its stored arguments, and how long it may take, seconds."""
+    """A request that can be a run: of whom it is asked, its stored arguments, and how long it may take, seconds."""
 
     request: RunRequest
-    entry: GraphEntry
+    by: _By
     kwargs: dict[str, Any]
     seconds: float
 
@@ -88,7 +100,7 @@ class RunAcceptance:
     """Accepts runs and brings them to execution: a run is written before anything of it executes.
 
     Args:
-        graphs: What can be run, by graph id.
+        assistants: What can be run.
         states: The states of threads.
         runs: Run records.
         work: The queue over all processes.
@@ -101,7 +113,7 @@ class RunAcceptance:
 
     def __init__(
         self,
-        graphs: Mapping[str, GraphEntry],
+        assistants: AssistantService,
         states: ThreadService,
         runs: RunRepository,
         work: WorkQueue,
@@ -111,8 +123,7 @@ class RunAcceptance:
         deadlines: Deadlines,
         admission: Admission,
     ) -> None:
-        self._graphs = graphs
-        self._assistants = {entry.assistant_id: entry for entry in graphs.values()}
+        self._assistants = assistants
         self._states = states
         self._runs = runs
         self._work = work
@@ -137,15 +148,22 @@ class RunAcceptance:
             Overloaded: The run could not be served in time, or nothing more can wait. Nothing but the key's reservation was written.
             NotFound: There is no such thread, checkpoint or assistant.
             InvalidInput: The input is not what the graph accepts, or the answer does not fit what is asked.
-            ConflictingRequest: `resume` without a thread.
+            ConflictingRequest: `resume` without a thread, or a context beside a configurable.
             ThreadBusy: Another run is under way on the thread, and the strategy is to reject.
             AlreadyExists: The key stands for another request, or the interrupt has been answered.
         """
-        wish = self._checked(request, thread_id)
-        reserved = await self._reserved(tenant, thread_id, idempotency)
-        known = await self._known(tenant, idempotency, reserved)
+        try:
+            by = await self._by(tenant, request)
+        except (NotFound, InvalidInput):
+            # The assistant may have changed since the same request came first.
+            _, known = await self._earlier(tenant, thread_id, idempotency) if idempotency is not None else (None, None)
+            if known is None:
+                raise
+            return StartedRun(tenant, known)
+        wish = self._checked(by, request, thread_id)
+        reserved, known = await self._earlier(tenant, thread_id, idempotency)
         if known is not None:
-            return known
+            return StartedRun(tenant, known)
         record = self._admitted(tenant, wish, reserved)
         try:
             return await self._write(tenant, thread_id, request, record, idempotency, reserved)
@@ -167,10 +185,11 @@ class RunAcceptance:
             StorageUnavailable: Some may have been accepted, others not; with `idempotency` the same again completes them.
             AppError: What `accept` raises of a single one; nothing but reservations of keys was written.
         """
-        wishes = [self._checked(request, None) for request in requests]
+        wishes = [self._checked(await self._by(tenant, request), request, None) for request in requests]
         keys: list[tuple[str, str] | None] = list(idempotency) or [None for _ in requests]
-        reserved = [await self._reserved(tenant, None, key) for key in keys]
-        started = [await self._known(tenant, key, ids) for key, ids in zip(keys, reserved, strict=True)]
+        earlier = [await self._earlier(tenant, None, key) for key in keys]
+        reserved = [ids for ids, _ in earlier]
+        started = [StartedRun(tenant, known) if known is not None else None for _, known in earlier]
         records: dict[int, RunRecord] = {}
         try:
             for i, wish in enumerate(wishes):
@@ -185,10 +204,14 @@ class RunAcceptance:
             raise
         return [run for run in started if run is not None]
 
-    def _checked(self, request: RunRequest, thread_id: str | None) -> _Wish:
+    async def _by(self, tenant: str, request: RunRequest) -> _By:
+        """Whom the run is asked of, and how it is to be executed."""
+        assistant, entry = await self._assistants.find(tenant, request.assistant_id)
+        return _By(assistant, entry, checked_by(entry, assistant, request))
+
+    def _checked(self, by: _By, request: RunRequest, thread_id: str | None) -> _Wish:
         """The request, if it can be a run at all."""
-        entry = self._entry(request.assistant_id)
-        wish = _Wish(request, entry, checked(entry, request), self._deadlines.of(request))
+        wish = _Wish(request, by, checked(by.entry, request, by.how), self._deadlines.of(request))
         if thread_id is not None:
             return wish
         if request.command and "resume" in request.command:
@@ -199,21 +222,11 @@ class RunAcceptance:
             raise NotFound("a run without a thread has no checkpoint to begin from", "checkpoint_not_found")
         return wish
 
-    async def _known(self, tenant: str, idempotency: tuple[str, str] | None, reserved: Reservation) -> StartedRun | None:
-        """The run that the same request has started before."""
-        if idempotency is None:
-            return None
-        known = await self._runs.get(tenant, reserved.thread_id, reserved.run_id)
-        if known is not None:
-            return StartedRun(tenant, known)
-        if reserved.is_accepted:
-            raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
-        return None
-
     def _admitted(self, tenant: str, wish: _Wish, reserved: Reservation) -> RunRecord:
         """The run's record, once it has been found that the run can be served."""
         request = wish.request
-        record = _record((reserved.thread_id, reserved.run_id), wish.entry, request, wish.kwargs, wish.seconds)
+        ids = (reserved.thread_id, reserved.run_id)
+        record = _record(ids, wish.by.assistant, request, wish.by.how, wish.kwargs, wish.seconds)
         asks = Asks(record.run_id, tenant, record.graph_id, request.priority, wish.seconds, is_delayed=request.after > 0)
         self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
         return record
@@ -273,13 +286,17 @@ class RunAcceptance:
             get_logger().warning("run_not_announced", run_id=run.run_id, code=exc.code)
         return StartedRun(tenant, record)
 
-    def _entry(self, assistant_id: str) -> GraphEntry:
-        entry = self._graphs.get(assistant_id) or self._assistants.get(assistant_id)
-        if entry is not None:
-            return entry
-        known = f"there is no assistant {assistant_id!r}; there are: {', '.join(sorted(self._graphs))}"
-        # The protocol tells a name that was mistyped (422) from an id that is gone (404).
-        raise NotFound(known, "assistant_not_found") if _is_uuid(assistant_id) else InvalidInput(known, "assistant_not_found")
+    async def _earlier(
+        self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None
+    ) -> tuple[Reservation, RunRecord | None]:
+        """The ids of the run, and the run if the same request has started it before."""
+        reserved = await self._reserved(tenant, thread_id, idempotency)
+        if idempotency is None:
+            return reserved, None
+        known = await self._runs.get(tenant, reserved.thread_id, reserved.run_id)
+        if known is None and reserved.is_accepted:
+            raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
+        return reserved, known
 
     async def _reserved(self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None) -> Reservation:
         """Ids of the thread and of the run: new ones, or those that the key stands for."""
@@ -314,26 +331,20 @@ class RunAcceptance:
         return " ".join(f"{state}/{interrupt}" for interrupt in sorted(named or asked)), seen
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _record(ids: tuple[str, str], entry: GraphEntry, request: RunRequest, kwargs: dict[str, Any], seconds: float) -> RunRecord:
+def _record(
+    ids: tuple[str, str], assistant: AssistantRecord, request: RunRequest, how: Configured, kwargs: dict[str, Any], seconds: float
+) -> RunRecord:
     now = datetime.now(UTC)
     return RunRecord(
         run_id=ids[1],
         thread_id=ids[0],
-        assistant_id=entry.assistant_id,
-        graph_id=entry.graph_id,
+        assistant_id=assistant.assistant_id,
+        graph_id=assistant.graph_id,
         status="pending",
         created_at=now,
         updated_at=now,
         deadline_at=now + timedelta(seconds=request.after + seconds),
-        metadata=request.metadata,
+        metadata=how.metadata,
         multitask_strategy=request.multitask_strategy,
         kwargs=kwargs,
         log_ttl=RESUMABLE_LOG_TTL if request.stream_resumable else LOG_TTL,

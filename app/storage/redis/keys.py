@@ -64,7 +64,7 @@ class TenantKeys:
 
     def thread_index(self) -> str:
         """Hash: which words fit each of the tenant's threads, as far as the index knows; the sorted sets' names begin with this one's."""
-        return f"{encode(self.tenant)}:{{{encode(self.tenant)}}}:threads"
+        return f"{encode(self.tenant)}:{{{encode(self.tenant) or _NOTHING}}}:threads"
 
     def idempotency(self, key: str) -> str:
         """String: the run that an idempotency key has started."""
@@ -77,6 +77,14 @@ class TenantKeys:
     def answer(self, key: str) -> str:
         """String: an answer that may be given again."""
         return f"{encode(self.tenant)}:answer:{key}"
+
+    def assistants(self) -> str:
+        """Hash: the tenant's assistants by id; all keys of a tenant's assistants have one hash slot."""
+        return f"{encode(self.tenant)}:{{{encode(self.tenant)}:assistants}}:latest"
+
+    def assistant_versions(self, assistant_id: str) -> str:
+        """Hash: the versions of one assistant by number, and in `last` the number of the newest."""
+        return f"{encode(self.tenant)}:{{{encode(self.tenant)}:assistants}}:versions:{encode(assistant_id)}"
 
     def every_checkpoint_index(self) -> str:
         """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""
