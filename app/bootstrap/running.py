@@ -48,6 +48,7 @@ from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRecord, RunRepository
+from app.storage.redis.store import RedisStore
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
 from app.storage.redis.work import WorkQueue
@@ -130,9 +131,9 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         graphs = {**graphs, **{entry.graph_id: entry for entry in more}}
         help_centre()  # read now, so that the first customer does not wait for it
         lease = settings.runs.lease
-        saver = RedisSaver(redis, ttl=THREAD_TTL)
+        saver, store = RedisSaver(redis, ttl=THREAD_TTL), RedisStore(redis)
         threads, runs, work = ThreadRepository(redis), RunRepository(redis, lease=lease), WorkQueue(redis)
-        states = ThreadService(threads, saver, graphs, SUPERVISOR)
+        states = ThreadService(threads, saver, store, graphs, SUPERVISOR)
         outbox = WebhookOutbox(redis)
         logs = EventLogs(runs, states.snapshot)
         executes = always_executes or settings.runs.execution == "local"
@@ -153,7 +154,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         def on_ran(run: RunRecord, is_success: bool, seconds: float) -> None:
             admission.ran(run.run_id, run.graph_id, seconds if is_success else None)
 
-        executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
+        executor = Executor(graphs, runs, saver, store, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
         keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
         acceptance = RunAcceptance(graphs, threads, states, runs, work, keys, executor, dispatcher, deadlines, admission)
         service = RunService(acceptance, states, runs, work, logs, executor, dispatcher)
@@ -170,6 +171,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             api_keys=ApiKeys(settings.access.api_keys),
             threads=states,
             runs=service,
+            store=store,
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
             request_limit=request_limit(settings, policies, buckets),
             metrics=metrics,
