@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from app.crons.service import CronService
 from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
 from app.guards.rate_limits import RequestLimit
@@ -73,6 +74,7 @@ class Services:
     threads: ThreadService
     runs: RunService
     store: RedisStore
+    crons: CronService
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
     assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id

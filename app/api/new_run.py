@@ -69,7 +69,7 @@ class NewRun:
     async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool) -> StartedRun:
         if self.services.request_limit is not None:
             await spend(self.services.request_limit, self.request, self.tenant, self.caller.key_id)
-        wanted = self._request(body, streams=streams, is_background=is_background)
+        wanted = self.request_of(body, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
         return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body))
 
@@ -77,7 +77,12 @@ class NewRun:
         """How long accepting the run may take, seconds; None: the storage's own limits are shorter than any default deadline."""
         return max(LEAST_ACCEPTANCE, self.x_deadline_ms / 1000) if self.x_deadline_ms is not None else None
 
-    def _request(self, body: RunCreate, *, streams: bool, is_background: bool) -> RunRequest:
+    def request_of(self, body: RunCreate, *, streams: bool, is_background: bool) -> RunRequest:
+        """What the body and the headers want.
+
+        Raises:
+            InvalidInput: The webhook cannot be told.
+        """
         if body.webhook is not None:
             self.services.check_webhook(body.webhook, self.tenant)
         checkpoint_id = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)

@@ -26,6 +26,8 @@ from app.api.deps import ApiKeys, Services
 from app.bootstrap.graphs import SUPERVISOR, build_graphs
 from app.bootstrap.models import model_chains, model_limits
 from app.bootstrap.policies import make_policies, model_limiters, request_limit, stages_of
+from app.crons.service import CronService
+from app.crons.ticker import CronTicker
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
 from app.guards.rate_limits import SharedBuckets
@@ -44,6 +46,7 @@ from app.storage.redis.answers import RedisAnswers
 from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
+from app.storage.redis.crons import CronRepository
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
@@ -163,6 +166,10 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         await dispatcher.start(executor)
         stack.push_async_callback(dispatcher.stop)
         stack.push_async_callback(service.drain)
+        limit = request_limit(settings, policies, buckets)
+        crons = CronRepository(redis)
+        ticker = CronTicker(crons, service, states, limit)
+        stack.push_async_callback(_stop, asyncio.create_task(ticker.run(), name="crons"))
         allowed, secrets = _webhooks(settings)
         if executes:
             sender = WebhookSender(outbox, secrets, allowed=allowed, listener=lambda event: metrics.webhook(event.kind))
@@ -172,8 +179,9 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             threads=states,
             runs=service,
             store=store,
+            crons=CronService(crons, service, states),
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
-            request_limit=request_limit(settings, policies, buckets),
+            request_limit=limit,
             metrics=metrics,
             breakers=breakers,
             check_storage=partial(ping, redis),

@@ -154,6 +154,18 @@ class RunAcceptance:
             self._admission.forget(record.run_id)
             raise
 
+    def check(self, request: RunRequest) -> tuple[str, str]:
+        """Return the ids of assistant and graph if `accept` would take the request as far as can be said now.
+
+        Raises:
+            NotFound: There is no such assistant.
+            InvalidInput: The input is not what the graph accepts.
+        """
+        entry = self._entry(request.assistant_id)
+        checked(entry, request)
+        self._deadlines.of(request)
+        return entry.assistant_id, entry.graph_id
+
     async def _write(
         self,
         tenant: str,

@@ -82,6 +82,10 @@ class RunService:
             raise NotReady("the service is going down; try again in a moment", "draining")
         return await self._acceptance.accept(tenant, thread_id, request, idempotency=idempotency)
 
+    def check(self, request: RunRequest) -> tuple[str, str]:
+        """See `RunAcceptance.check`."""
+        return self._acceptance.check(request)
+
     async def get(self, tenant: str, thread_id: str, run_id: str) -> RunRecord:
         """The run.
 

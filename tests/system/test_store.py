@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -10,6 +13,7 @@ from langgraph_sdk import get_client, get_sync_client
 
 from tests.support.fleet import Member
 from tests.support.protocol import brisk
+from tests.support.service import ROOT, Service
 from tests.system.conftest import StartService
 
 NAMESPACE = ["memories", "C-1001"]
@@ -22,6 +26,16 @@ def remembered(http: httpx.Client, namespace: list[str], key: str, **query: Any)
 def code(answer: httpx.Response) -> tuple[int, str]:
     assert isinstance(answer.json()["detail"], str)
     return answer.status_code, answer.json()["code"]
+
+
+def test_the_example_of_the_page_runs(offline_service: Service) -> None:
+    """Of docs/store.md, as it stands; only the port is the test's own."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/store.md").read_text("utf-8"), re.DOTALL)
+    assert code is not None
+    example = code[1].replace("http://localhost:8000", offline_service.url)
+    done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "español" in done.stdout
 
 
 def test_the_sdk_does_all_of_it(http: httpx.Client) -> None:
