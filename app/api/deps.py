@@ -15,6 +15,7 @@ from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
 from app.guards.rate_limits import RequestLimit
 from app.runs.service import RunService
+from app.runs.thread_streams import ThreadStreams
 from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
@@ -71,6 +72,7 @@ class Services:
     api_keys: ApiKeys
     threads: ThreadService
     runs: RunService
+    thread_streams: ThreadStreams
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
     assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id

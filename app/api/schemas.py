@@ -12,7 +12,7 @@ from app.runs.model import public_run
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.storage.redis.threads import ThreadRecord, ThreadStatus
 
-StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug"]
+StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "events", "tasks", "checkpoints", "debug"]
 Metadata = dict[str, JsonValue]
 
 
@@ -89,6 +89,13 @@ class RunConfig(BaseModel):
     recursion_limit: int | None = Field(None, ge=1, description="Most supersteps; at most the graph's own limit.")
 
 
+class GoTo(BaseModel):
+    """A node to go on with, on a state of its own."""
+
+    node: str = Field(min_length=1, description="The node.")
+    input: dict[str, JsonValue] = Field(default_factory=dict, description="What it is given: what a run's `input` may hold, and no more.")
+
+
 class Command(BaseModel):
     """An answer to an interrupt, or a jump; takes the place of `input`."""
 
@@ -96,7 +103,9 @@ class Command(BaseModel):
     update: dict[str, JsonValue] | list[tuple[str, JsonValue]] | None = Field(
         None, description="Changes to the state: what a run's `input` may hold, and no more."
     )
-    goto: str | list[str] | None = Field(None, description="Nodes to go on with.")
+    goto: str | GoTo | list[str | GoTo] | None = Field(
+        None, description="Nodes to go on with: by name with the thread's state, or with an input of their own."
+    )
 
 
 class CheckpointRef(BaseModel):

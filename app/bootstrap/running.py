@@ -36,6 +36,7 @@ from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
 from app.runs.public_http import AllowedHosts
 from app.runs.service import RunService
+from app.runs.thread_streams import ThreadStreams
 from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import Settings, SettingsError
@@ -170,6 +171,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             api_keys=ApiKeys(settings.access.api_keys),
             threads=states,
             runs=service,
+            thread_streams=ThreadStreams(states, runs, logs),
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
             request_limit=request_limit(settings, policies, buckets),
             metrics=metrics,

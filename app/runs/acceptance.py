@@ -30,6 +30,7 @@ from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRepos
 from app.storage.redis.work import RunRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
+from app.threads.values import checked_input
 from graphs.registry import GraphEntry
 
 LOG_TTL, RESUMABLE_LOG_TTL = 60.0, 24 * 3600.0
@@ -68,10 +69,11 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """A run that has been accepted, now or when the same request came first."""
+    """A run that has been accepted, now or when the same request came first; its events come after event id `sequence`."""
 
     tenant: str
     record: RunRecord
+    sequence: int = 0
 
 
 class RunAcceptance:
@@ -142,7 +144,7 @@ class RunAcceptance:
         if idempotency is not None:
             known = await self._runs.get(tenant, *ids)
             if known is not None:
-                return StartedRun(tenant, known)
+                return StartedRun(tenant, known, max(0, known.first_event - 1))
             if reserved.is_accepted:
                 raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
         record = _record(ids, entry, request, kwargs, seconds)
@@ -187,7 +189,7 @@ class RunAcceptance:
             known = await self._runs.get(tenant, record.thread_id, record.run_id)
             if known is None:
                 raise NotFound(f"run {record.run_id} was accepted before, and has been deleted", "run_not_found") from None
-            return StartedRun(tenant, known)
+            return StartedRun(tenant, known, max(0, known.first_event - 1))
         except ThreadMissing:
             raise NotFound(f"there is no thread {thread_id}; if_not_exists=create makes it", "thread_not_found") from None
         except ThreadOccupied as exc:
@@ -213,7 +215,19 @@ class RunAcceptance:
         except StorageError as exc:
             # It has been accepted, and the reaper makes good what is missing.
             get_logger().warning("run_not_announced", run_id=run.run_id, code=exc.code)
-        return StartedRun(tenant, record)
+        return StartedRun(tenant, record, accepted.sequence)
+
+    async def accepts(self, assistant_id: str, given: Any) -> bool:
+        """Whether the assistant's graph takes this as the input of a run.
+
+        Raises:
+            NotFound: There is no such assistant.
+        """
+        entry = self._entry(assistant_id)
+        try:
+            return isinstance(given, dict) and checked_input(entry, given) is not None
+        except InvalidInput:
+            return False
 
     def _entry(self, assistant_id: str) -> GraphEntry:
         entry = self._graphs.get(assistant_id) or self._assistants.get(assistant_id)
@@ -226,7 +240,9 @@ class RunAcceptance:
     async def _reserved(self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None) -> Reservation:
         """Ids of the thread and of the run: new ones, or those that the key stands for."""
         key, fingerprint = idempotency or ("", "")
-        fresh = Reservation(fingerprint, run_id=str(uuid4()), thread_id=thread_id or str(uuid4()))
+        run_id = str(uuid4())
+        # A run on a thread of its own has the thread's id, so that whoever knows only the run finds it.
+        fresh = Reservation(fingerprint, run_id=run_id, thread_id=thread_id or run_id)
         if idempotency is None:
             return fresh
         found = await self._keys.reserve(tenant, key, fresh)

@@ -165,7 +165,8 @@ class ThreadService:
             await self._threads.let_go(tenant, thread_id, fence)
             raise
         asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
-        is_left = await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked)
+        told = to_json({"thread_id": thread_id, "state": thread_state(snapshot)})
+        is_left = await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked, told)
         return checkpoint_ref(written) or {}, is_left
 
     async def check_checkpoint(self, tenant: str, thread_id: str, checkpoint_id: str) -> None:

@@ -111,6 +111,10 @@ class ThreadKeys:
         """Counter: the last sequence number of the thread's events."""
         return self._key("sequence")
 
+    def logs(self) -> str:
+        """Sorted set: ids of the runs that have a log, by the sequence number of its last event; empty: the edits by hand."""
+        return self._key("logs")
+
     def queue(self) -> str:
         """List: ids of the runs that have not ended, in their order; the first one executes."""
         return self._key("queue")

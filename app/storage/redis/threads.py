@@ -47,15 +47,23 @@ redis.call('SET', lease, token, 'PX', ARGV[1])
 return {'held', token}
 """
 
+EDITS_KEPT, EDIT_TTL = 100, 24 * 3600.0
+"""How many edits of a state are told to those who follow the thread, and for how long, seconds."""
+
 # → 1 if a run was accepted meanwhile, else 0
 _LET_GO = """
-local thread, queue, lease = unpack(KEYS)
-local token, now, status, interrupts = unpack(ARGV)
+local thread, queue, lease, sequence, logs, edits = unpack(KEYS)
+local token, now, status, interrupts, event, max, log_ttl, ttl = unpack(ARGV)
 if redis.call('GET', lease) ~= token then return redis.error_reply('LEASELOST the thread is not ours any more') end
 redis.call('DEL', lease)
 if status ~= '' then
   redis.call('HSET', thread, 'rest', status, 'interrupts', interrupts, 'updated_at', now, 'state_updated_at', now)
   if redis.call('LLEN', queue) == 0 then redis.call('HSET', thread, 'status', status) end
+  local seq = redis.call('INCR', sequence)
+  redis.call('XADD', edits, 'MAXLEN', '~', max, seq .. '-0', 'e', 'state_update', 'd', event, 't', now)
+  redis.call('PEXPIRE', edits, log_ttl)
+  redis.call('ZADD', logs, seq, '')
+  for _, key in ipairs({sequence, logs}) do redis.call('PEXPIRE', key, ttl) end
 end
 return redis.call('LLEN', queue) > 0 and 1 or 0
 """
@@ -194,9 +202,23 @@ class ThreadRepository:
         raise AssertionError(answer)
 
     async def let_go(
-        self, tenant: str, thread_id: str, fence: Fence, status: ThreadStatus | None = None, interrupts: dict[str, Any] | None = None
+        self,
+        tenant: str,
+        thread_id: str,
+        fence: Fence,
+        status: ThreadStatus | None = None,
+        interrupts: dict[str, Any] | None = None,
+        event: bytes = b"",
     ) -> bool:
-        """End an edit; `status` and `interrupts` are what it left the thread with. Returns whether a run waits on the thread by now.
+        """End an edit; returns whether a run waits on the thread by now.
+
+        Args:
+            tenant: Whose thread it is.
+            thread_id: The thread.
+            fence: What `hold` returned.
+            status: What the edit left the thread as; None: nothing was written.
+            interrupts: What the thread asks since.
+            event: What those who follow the thread are told, as JSON.
 
         Raises:
             LeaseLost: The edit took too long, and the thread is somebody else's.
@@ -205,7 +227,11 @@ class ThreadRepository:
         now = datetime.now(UTC).isoformat()
         with guarded():
             is_left = await self._let_go(
-                keys=[keys.thread(), keys.queue(), keys.lease()], args=[fence.token, now, status or "", orjson.dumps(interrupts or {})]
+                keys=[keys.thread(), keys.queue(), keys.lease(), keys.sequence(), keys.logs(), keys.events("")],
+                args=[
+                    *(fence.token, now, status or "", orjson.dumps(interrupts or {})),
+                    *(event, EDITS_KEPT, int(EDIT_TTL * 1000), self._ttl_ms),
+                ],
             )
         return bool(is_left)
 
@@ -213,7 +239,7 @@ class ThreadRepository:
         """Remove the thread with its runs, logs and checkpoints; False: there was none."""
         keys = ThreadKeys(tenant, thread_id)
         names = [keys.thread(), keys.runs(), keys.queue(), keys.lease(), keys.fence(), keys.sequence(), keys.purge(), keys.outbox()]
-        names += [keys.checkpoints(), keys.checkpoint_index()]
+        names += [keys.checkpoints(), keys.checkpoint_index(), keys.logs(), keys.events("")]
         with guarded():
             existed = await self._delete(keys=names, args=[keys.run(""), keys.events("")])
             await self._client.zrem(TenantKeys(tenant).threads(), thread_id)
