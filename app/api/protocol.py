@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,12 +17,10 @@ from app.api.deps import ServicesDep, TenantDep
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import problem, problem_responses
 from app.api.schemas import GoTo, Metadata, RunCreate
-from app.api.sse import event_stream, rendered
+from app.api.sse import event_stream, unbroken
 from app.errors import AppError, ConflictingRequest, InvalidInput, NotFound, NotReady, Overloaded, ThreadBusy, TooManyRequests
 from app.runs.acceptance import StartedRun
 from app.runs.protocol_events import CHANNELS, MODES, ProtocolEvent, Subscription, last_seq
-from app.runs.service import Drained
-from app.runs.thread_log import ProtocolReader
 from app.storage.redis.threads import ThreadRecord
 
 ErrorCode = Literal[
@@ -213,15 +211,7 @@ async def stream_thread_events(thread_id: UUID, asked: EventsWanted, services: S
     namespaces = [tuple(namespace) for namespace in asked.namespaces] if asked.namespaces is not None else None
     wanted = Subscription(frozenset(asked.channels), namespaces, asked.depth)
     reader = services.thread_streams.protocol_reader(tenant, str(thread_id), since=asked.since, wanted=wanted)
-    return event_stream(_unbroken(reader), {})
-
-
-async def _unbroken(reader: ProtocolReader) -> AsyncIterator[bytes]:
-    """What the reader gets. A stream that must end before its thread does breaks off: clients take a proper end for the last word."""
-    async for chunk in rendered(reader, ProtocolEvent.frame):
-        yield chunk
-    if not reader.has_ended:
-        raise Drained
+    return event_stream(unbroken(reader, ProtocolEvent.frame), {})
 
 
 class _NotSupported(Exception):

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from fastapi.responses import StreamingResponse
 
 from app.runs.events import STORAGE_PATIENCE, STORAGE_RETRY, LogReader
+from app.runs.service import Drained
 from app.storage.errors import StorageError
 from app.storage.redis.runs import Event
 
@@ -87,6 +88,19 @@ async def rendered(reader: Reader[T], render: Callable[[T], bytes]) -> AsyncIter
         if loop.time() >= beat:
             yield HEARTBEAT_FRAME
             beat += HEARTBEAT * ((loop.time() - beat) // HEARTBEAT + 1)  # none for those that a slow reader missed
+
+
+async def unbroken(reader: Reader[T], render: Callable[[T], bytes]) -> AsyncIterator[bytes]:
+    """The same of a thread, whose stream has no end of its own. If it must end before the thread does it breaks off: clients take a proper
+    end for the last word, and come back only after a cut.
+
+    Raises:
+        Drained: It breaks off.
+    """
+    async for chunk in rendered(reader, render):
+        yield chunk
+    if not reader.has_ended:
+        raise Drained
 
 
 def event_stream(content: AsyncIterator[bytes], headers: Mapping[str, str]) -> StreamingResponse:

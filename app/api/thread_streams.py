@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from app.api.deps import ServicesDep, TenantDep
 from app.api.problems import problem_responses
 from app.api.runs import join_run_stream, last_seen, stream_modes
-from app.api.sse import event_stream, frame, rendered
+from app.api.sse import event_stream, frame, unbroken
 from app.errors import InvalidInput
 from app.runs.model import HIDDEN, TERMINAL_EVENTS
 from app.storage.redis.runs import Event, ThreadEvent
@@ -53,7 +53,7 @@ async def join_thread_stream(
     # One entry back: the word that a run is done has the number after its end's, and is told with it.
     reader = await services.thread_streams.reader(tenant, str(thread_id), after=max(0, seen - 1) if seen is not None else None)
     path = f"{request.scope.get('root_path', '')}{request.scope['path']}"
-    return event_stream(rendered(reader, _renderer(wanted, seen or 0)), {"Location": _with_modes(path, wanted)})
+    return event_stream(unbroken(reader, _renderer(wanted, seen or 0)), {"Location": _with_modes(path, wanted)})
 
 
 @router.get(

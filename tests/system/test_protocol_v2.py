@@ -520,11 +520,13 @@ def test_a_stream_breaks_off_when_its_process_goes_down(tmp_path: Any) -> None:
         with httpx.Client(base_url=service.url, timeout=30) as http:
             start(http, thread_id, "hello")
             until_over(http, thread_id)
-            with following(http, thread_id) as stream:
+            with following(http, thread_id) as stream, http.stream("GET", f"/threads/{thread_id}/stream") as old_stream:
                 next(stream)
                 service.send(signal.SIGTERM)
                 with pytest.raises(httpx.RemoteProtocolError):
                     list(stream)
+                with pytest.raises(httpx.RemoteProtocolError):
+                    old_stream.read()
         assert service.exit_code(25.0) == 0
     finally:
         fleet.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, cast
 
 import httpx
@@ -116,7 +116,7 @@ def test_a_thread_stream_cut_after_every_event_loses_and_repeats_nothing(one: ht
 def test_without_an_id_a_thread_stream_has_only_what_is_yet_to_come(one: httpx.Client, other: httpx.Client) -> None:
     """It stays open between runs, wherever they execute, also one that is cancelled before it begins."""
     thread_id = new_thread(one)
-    run(one, thread_id, "before")
+    earlier = run(one, thread_id, "before")[0].data["run_id"]
     body = brisk("hang", assistant_id=STICKY, stream_mode=["values"])
     holder = one.post(f"/threads/{thread_id}/runs", json=body).json()["run_id"]
     with following(other, thread_id, None) as found:
@@ -127,7 +127,7 @@ def test_without_an_id_a_thread_stream_has_only_what_is_yet_to_come(one: httpx.C
         came = until_done(found, 3)
 
     assert [event.data["run_id"] for event in came if is_done(event)] == [waiting, holder, later]
-    assert "before" not in json.dumps([event.data for event in came])
+    assert earlier not in json.dumps([event.data for event in came])
 
 
 @pytest.mark.parametrize("parameter", ["stream_mode", "stream_modes"])
@@ -184,11 +184,13 @@ async def test_the_sdk_joins_a_thread(pair: tuple[Member, Member]) -> None:
     async with get_client(url=pair[0].url) as client:
         thread = await client.threads.create()
         _ = await client.runs.wait(thread["thread_id"], "brisk", input={"messages": [{"role": "user", "content": "hello"}]})
-        parts = []
-        async for part in client.threads.join_stream(thread["thread_id"], last_event_id="-1", stream_mode=["run_modes"]):
-            parts.append(part)
-            if part.data.get("status") == "run_done":
-                break
+        parts: list[Any] = []
+        joined: Any = await client.threads.join_stream(thread["thread_id"], last_event_id="-1", stream_mode=["run_modes"])
+        async with aclosing(joined):
+            async for part in joined:
+                parts.append(part)
+                if part.data.get("status") == "run_done":
+                    break
 
     assert [part.event for part in parts] == ["metadata", "metadata"]
     assert parts[0].data["run_id"] == parts[1].data["run_id"]
