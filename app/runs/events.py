@@ -311,7 +311,10 @@ class LogReader:
             if events:
                 self._after = events[-1].id
                 self.has_ended = any(event.name in TERMINAL_EVENTS for event in events)
-                return [event for event in events if self._is_wanted(event)]
+                wanted = [event for event in events if self._is_wanted(event)]
+                if wanted or self.has_ended or loop.time() >= end:
+                    return wanted
+                continue
             self._is_overdue = loop.time() >= self._overdue
             left = end - loop.time()
             if self.has_ended or left <= 0:
