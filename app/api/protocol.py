@@ -233,7 +233,7 @@ class _Commands:
         asked = _RunStart.model_validate(params)
         runs, given = self._new.services.runs, asked.input
         wishes: dict[str, Any] = {"if_not_exists": "create"}
-        if given is not None and not await runs.accepts(asked.assistant_id, given) and await self._asks():
+        if given is not None and not await runs.accepts(self._new.tenant, asked.assistant_id, given) and await self._asks():
             wishes["command"] = {"resume": given}
         else:
             wishes["input"] = given

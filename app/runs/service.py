@@ -84,9 +84,9 @@ class RunService:
         self._logs.stir(ThreadRef(tenant, started.record.thread_id))
         return started
 
-    async def accepts(self, assistant_id: str, given: Any) -> bool:
+    async def accepts(self, tenant: str, assistant_id: str, given: Any) -> bool:
         """Whether the assistant's graph takes this as the input of a run."""
-        return await self._acceptance.accepts(assistant_id, given)
+        return await self._acceptance.accepts(tenant, assistant_id, given)
 
     async def get(self, tenant: str, thread_id: str, run_id: str) -> RunRecord:
         """The run.
