@@ -16,7 +16,22 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import admin, assistants, crons, health, openai, problems, run_batches, runs, store, thread_search, threads, webhooks
+from app.api import (
+    admin,
+    assistants,
+    crons,
+    health,
+    openai,
+    problems,
+    protocol,
+    run_batches,
+    runs,
+    store,
+    thread_search,
+    thread_streams,
+    threads,
+    webhooks,
+)
 from app.api.body_limit import BodyLimit
 from app.api.deps import Services
 from app.api.openapi import describe
@@ -30,7 +45,17 @@ MAX_BODY_BYTES = 1024 * 1024
 """Largest request body."""
 CONNECTION_GRACE = 22
 """How long open connections may take to end when the service is told to stop, seconds."""
-_EXPOSED = ["content-location", "location", "x-pagination-next", "x-pagination-total", "x-request-id", "retry-after", POLICY, LEFT]
+_EXPOSED = [
+    "content-location",
+    "location",
+    "x-pagination-next",
+    "x-pagination-total",
+    "x-request-id",
+    "x-thread-id",
+    "retry-after",
+    POLICY,
+    LEFT,
+]
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
@@ -50,7 +75,8 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         telemetry={"tracing": False},  # traces are ours (ADR-0011)
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (threads, thread_search, runs, run_batches, assistants, store, crons, webhooks, openai, health):
+    resources = (threads, thread_search, thread_streams, protocol, runs, run_batches, assistants, store, crons, webhooks)
+    for module in (*resources, openai, health):
         app.include_router(module.router, max_body_size=MAX_BODY_BYTES)
     if settings.access.admin_token is not None:  # without one, /admin is a path like any other that leads nowhere
         app.include_router(admin.router(settings.access.admin_token), max_body_size=MAX_BODY_BYTES)

@@ -1,11 +1,13 @@
 """A graph for tests of clients and of the service: it is slow, fails, asks and streams on demand.
 
 Registered only with `CONFORMANCE_GRAPH=true`. The last user message chooses: "slow please" takes at least 6 s in short
-supersteps, "boom" raises, "refund order 7" asks for approval and answers after it, anything else is echoed word by word.
+supersteps, "boom" raises, "refund order 7" asks for approval and answers after it, "team please" is answered word by word in a
+subgraph, anything else is echoed word by word.
 
     START → look_up (a subgraph) ─┬→ slow ⟲ → echo → END
                                   ├→ boom
                                   ├→ refund → echo
+                                  ├→ team (a subgraph that speaks) → END
                                   └→ echo
 """
 
@@ -30,7 +32,7 @@ STEP = 0.25
 """Seconds; 24 of them are the 6 s that "slow please" promises."""
 RECURSION_LIMIT = SLOW_STEPS + 6
 """Supersteps of one run: the slow ones, the look-up, the echo, and some to spare."""
-_NODES = {"slow please": "slow", "boom": "boom", "refund order 7": "refund"}
+_NODES = {"slow please": "slow", "boom": "boom", "refund order 7": "refund", "team please": "team"}
 
 
 class ConformanceState(TypedDict, total=False):
@@ -85,6 +87,12 @@ async def note(state: ConformanceState) -> ConformanceState:
     return {"notes": [_asked(state)], "steps": 0, "approval": []}
 
 
+async def speak(state: ConformanceState) -> ConformanceState:
+    """The only node of the subgraph that answers."""
+    get_stream_writer()({"name": "progress", "payload": {"speaks": "team"}})
+    return {"messages": [await EchoModel().ainvoke([HumanMessage("the team says hello")])]}
+
+
 def choose(state: ConformanceState) -> str:
     """The node that the last user message names."""
     return _NODES.get(_asked(state).strip().lower(), "echo")
@@ -134,16 +142,22 @@ def build_conformance(step: float = STEP) -> StateGraph[ConformanceState]:
     look_up.add_node("note", note)
     look_up.add_edge(START, "note")
 
+    team = StateGraph(ConformanceState)
+    team.add_node("speak", speak)
+    team.add_edge(START, "speak")
+
     graph = StateGraph(ConformanceState)
     graph.add_node("look_up", look_up.compile())
     graph.add_node("slow", slow_for(step))
     graph.add_node("boom", boom)
     graph.add_node("refund", refund)
+    graph.add_node("team", team.compile())
     graph.add_node("echo", echo)
     graph.add_edge(START, "look_up")
-    graph.add_conditional_edges("look_up", choose, ["slow", "boom", "refund", "echo"])
+    graph.add_conditional_edges("look_up", choose, ["slow", "boom", "refund", "team", "echo"])
     graph.add_conditional_edges("slow", slow_again, ["slow", "echo"])
     graph.add_edge("boom", END)
     graph.add_edge("refund", "echo")
+    graph.add_edge("team", END)
     graph.add_edge("echo", END)
     return graph

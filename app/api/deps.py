@@ -21,6 +21,7 @@ from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
 from app.guards.rate_limits import RequestLimit
 from app.runs.service import RunService
+from app.runs.thread_streams import ThreadStreams
 from app.storage.redis.store import RedisStore
 from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
@@ -82,6 +83,7 @@ class Services:
     runs: RunService
     store: RedisStore
     crons: CronService
+    thread_streams: ThreadStreams
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
     assistants: AssistantService

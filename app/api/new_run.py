@@ -53,8 +53,17 @@ class NewRun:
         """Whose run it will be."""
         return self.caller.tenant
 
-    async def start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool = True, is_background: bool = False) -> StartedRun:
+    async def start(
+        self, thread_id: UUID | None, body: RunCreate, *, streams: bool = True, is_background: bool = False, asked: str | None = None
+    ) -> StartedRun:
         """Accept the run; see `RunService.start`. A caller who does not stream has nothing logged unless a mode was named.
+
+        Args:
+            thread_id: Where it executes; None: on a thread of its own.
+            body: What is wanted.
+            streams: Whether the caller reads its events.
+            is_background: Whether nobody waits for it.
+            asked: What an `Idempotency-Key` stands for, where that is not the body.
 
         Raises:
             TooManyRequests: The caller's key has used up its allowance. The same request again (`Idempotency-Key`) counts again.
@@ -62,7 +71,7 @@ class NewRun:
         """
         try:
             async with asyncio.timeout(self._longest()) as limit:
-                return await self._start(thread_id, body, streams=streams, is_background=is_background)
+                return await self._start(thread_id, body, streams=streams, is_background=is_background, asked=asked)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -92,16 +101,18 @@ class NewRun:
             await spend(rate, self.request, self.tenant, self.caller.key_id, len(bodies))
         wanted = [self.request_of(body, streams=False, is_background=True) for body in bodies]
         # One key stands for each of them in its place, so the same batch again is the same runs.
-        keys = [self._idempotency(body) for body in bodies]
+        keys = [self._idempotency(body.model_dump_json(exclude_unset=True)) for body in bodies]
         numbered = [(f"{key[0]}/{i}", key[1]) for i, key in enumerate(keys) if key is not None]
         return await self.services.runs.start_all(self.tenant, wanted, idempotency=numbered)
 
-    async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool) -> StartedRun:
+    async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool, asked: str | None) -> StartedRun:
         if self.services.request_limit is not None:
             await spend(self.services.request_limit, self.request, self.tenant, self.caller.key_id)
         wanted = self.request_of(body, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
-        return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body))
+        return await self.services.runs.start(
+            self.tenant, thread, wanted, idempotency=self._idempotency(asked or body.model_dump_json(exclude_unset=True))
+        )
 
     def _longest(self) -> float | None:
         """How long accepting the run may take, seconds; None: the storage's own limits are shorter than any default deadline."""
@@ -143,11 +154,11 @@ class NewRun:
             priority=Priority[self.x_priority.upper()] if self.x_priority is not None else usual,
         )
 
-    def _idempotency(self, body: RunCreate) -> tuple[str, str] | None:
+    def _idempotency(self, asked: str) -> tuple[str, str] | None:
         """The key and what it stands for: route and body."""
         if self.idempotency_key is None:
             return None
-        whole = f"{self.request.url.path}\n{body.model_dump_json(exclude_unset=True)}"
+        whole = f"{self.request.url.path}\n{asked}"
         return self.idempotency_key, hashlib.sha256(whole.encode()).hexdigest()
 
 

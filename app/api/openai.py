@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, JsonValue
 
@@ -15,7 +16,7 @@ from app.api.deps import Services, ServicesDep, TenantDep
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import openai_responses
 from app.api.runs import run_path
-from app.api.schemas import StatelessRunCreate
+from app.api.schemas import RunCreate, StatelessRunCreate
 from app.api.sse import HEARTBEAT, HEARTBEAT_FRAME, event_stream
 from app.errors import AppError, NotFound, NotReady
 from app.runs.acceptance import StartedRun
@@ -29,6 +30,11 @@ LOOK_EVERY = 0.5
 """How often a completion that is not streamed looks whether its caller is still there, seconds."""
 CALLER_LEFT = 499
 """Status of an answer that nobody reads, as nginx logs it."""
+
+NamedThread = Annotated[
+    str | None,
+    Header(max_length=64, description="The conversation: the UUID of a thread, which is made if there is none. The answer has it too."),
+]
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses=openai_responses(401, 503))
 
@@ -55,6 +61,7 @@ class ChatCompletionRequest(BaseModel):
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: int = 1
+    metadata: dict[str, str] | None = Field(None, description="`thread_id` names the conversation, as the header `X-Thread-Id` does.")
 
 
 class Model(BaseModel):
@@ -107,8 +114,11 @@ async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> 
 @router.post(
     "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 429, 500)
 )
-async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) -> Response:
-    """Answer a conversation, as a whole or as a stream."""
+async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep, x_thread_id: NamedThread = None) -> Response:
+    """Answer a conversation, as a whole or as a stream.
+
+    With a thread, the conversation stays: its history comes from there, and only what is new is taken from `messages`.
+    """
     services, tenant = new.services, new.tenant
     _check_model(services, body.model)
     if body.n != 1:
@@ -116,11 +126,17 @@ async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) ->
     # Calls and results of the client's own tools are not ours to read.
     spoken = [message for message in body.messages if message.content and message.role != "tool"]
     messages: list[JsonValue] = [message.model_dump(include={"role", "content"}) for message in spoken]
-    run = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, stream_resumable=_may_come_back(new))
+    thread_id = _named_thread(x_thread_id, body.metadata)
+    if thread_id is None:
+        run: RunCreate = StatelessRunCreate(assistant_id=body.model, input={"messages": messages}, stream_resumable=_may_come_back(new))
+    else:
+        messages = _unknown(messages, await _known(services, tenant, thread_id))
+        run = RunCreate(assistant_id=body.model, input={"messages": messages}, stream_resumable=True, if_not_exists="create")
     if body.stream:
         run.stream_mode = ["messages-tuple"]
-    started = await new.start(None, run, streams=body.stream)
-    where = {"Content-Location": run_path(new.request, started.record)}
+    asked = f"{thread_id}\n{body.model_dump_json()}" if thread_id is not None else None
+    started = await new.start(thread_id, run, streams=body.stream, asked=asked)
+    where = {"Content-Location": run_path(new.request, started.record), **({"X-Thread-Id": str(thread_id)} if thread_id else {})}
     if body.stream:
         reader = await services.runs.reader(tenant, started.record, after=0)
         return event_stream(_chunks(new, started, reader, body), where)
@@ -137,7 +153,7 @@ async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep) ->
     usage = _usage(outcome.values)
     message = {"role": "assistant", "content": _answer(outcome.values)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return JSONResponse({**_head(started, body.model, "chat.completion"), "choices": [choice], "usage": usage}, headers=where)
+    return JSONResponse({**_head(started, body, "chat.completion"), "choices": [choice], "usage": usage}, headers=where)
 
 
 def _may_come_back(new: NewRun) -> bool:
@@ -164,7 +180,7 @@ async def _outcome(new: NewRun, started: StartedRun) -> Outcome | None:
 
 async def _chunks(new: NewRun, started: StartedRun, reader: LogReader, body: ChatCompletionRequest) -> AsyncIterator[bytes]:
     """The answer's tokens; a draft that a human's call replaced stays, with the last word after it."""
-    head = _head(started, body.model, "chat.completion.chunk")
+    head = _head(started, body, "chat.completion.chunk")
     yield _chunk({**head, "choices": [_delta({"role": "assistant", "content": ""})]})
     spoken: dict[str, str] = {}
     has_left = True
@@ -221,9 +237,49 @@ def _new_text(data: bytes, spoken: dict[str, str]) -> str:
     return gap + text
 
 
-def _head(started: StartedRun, model: str, kind: str) -> dict[str, Any]:
-    created = int(started.record.created_at.timestamp())
-    return {"id": f"chatcmpl-{started.record.run_id}", "object": kind, "created": created, "model": model}
+def _head(started: StartedRun, body: ChatCompletionRequest, kind: str) -> dict[str, Any]:
+    record = started.record
+    head = {"id": f"chatcmpl-{record.run_id}", "object": kind, "created": int(record.created_at.timestamp()), "model": body.model}
+    return {**head, "metadata": {"thread_id": record.thread_id}} if record.kwargs.get("keep_thread") else head
+
+
+def _named_thread(header: str | None, metadata: dict[str, str] | None) -> UUID | None:
+    """The thread that a request names; None: it names none.
+
+    Raises:
+        ParameterNotSupported: What it names is no UUID, or the two names differ.
+    """
+    named = (metadata or {}).get("thread_id")
+    if header and named and header.lower() != named.lower():
+        raise ParameterNotSupported("X-Thread-Id and metadata.thread_id name different threads", "metadata.thread_id")
+    try:
+        return UUID(header or named) if header or named else None
+    except ValueError:
+        where = "X-Thread-Id" if header else "metadata.thread_id"
+        raise ParameterNotSupported(f"{where} must be a UUID; choose one to begin a conversation", where) from None
+
+
+async def _known(services: Services, tenant: str, thread_id: UUID) -> list[dict[str, Any]]:
+    """The messages that the thread has; none if it has to be made."""
+    try:
+        record = await services.threads.get(tenant, str(thread_id))
+    except NotFound:
+        return []
+    return list((await services.threads.values(tenant, record) or {}).get("messages") or ())
+
+
+def _unknown(given: list[JsonValue], known: list[dict[str, Any]]) -> list[JsonValue]:
+    """What of the messages that a client sent is new to the thread: most clients send everything that was said, each time."""
+    if not known:
+        return given
+    messages = [message for message in given if isinstance(message, dict)]
+    answered = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+    instructions = [message["content"] for message in known if message["type"] == "system"]
+    return [
+        message
+        for message in messages[answered + 1 :]
+        if message["role"] not in ("system", "developer") or message["content"] not in instructions
+    ]
 
 
 def _delta(delta: dict[str, str]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ async def join_run_stream(
 ) -> StreamingResponse:
     """Follow a run, from any of its events on, also after it has ended as long as its events are kept."""
     run = await services.runs.get(tenant, str(thread_id), str(run_id))
-    reader = await services.runs.reader(tenant, run, after=_last_seen(last_event_id), modes=_modes(stream_mode))
+    reader = await services.runs.reader(tenant, run, after=last_seen(last_event_id), modes=stream_modes(stream_mode))
     content = frames(reader)
     if cancel_on_disconnect:
         content = _leaving(content, services.runs, StartedRun(tenant, run))
@@ -240,7 +240,12 @@ async def _leaving(content: AsyncIterator[bytes], runs: RunService, started: Sta
             runs.leave(started.tenant, started.record)
 
 
-def _last_seen(header: str | None) -> int | None:
+def last_seen(header: str | None) -> int | None:
+    """The id in a `Last-Event-ID`; None: there was no such header.
+
+    Raises:
+        InvalidInput: It is no id of ours.
+    """
     if header is None:
         return None
     if header == "-1":
@@ -250,8 +255,12 @@ def _last_seen(header: str | None) -> int | None:
     return int(header)
 
 
-def _modes(given: list[str] | None) -> frozenset[str]:
-    """The modes of a query; some clients send a JSON array in one value, one sends an empty value for none."""
+def stream_modes(given: list[str] | None) -> frozenset[str]:
+    """The modes of a query; some clients send a JSON array in one value, one sends an empty value for none.
+
+    Raises:
+        InvalidInput: It is neither a word nor such an array.
+    """
     modes: list[str] = []
     for value in filter(None, given or ()):
         try:

@@ -14,7 +14,7 @@ from app.storage.redis.runs import RunRecord, RunStatus
 from app.storage.redis.threads import Lifetime, LifetimeStrategy, ThreadRecord, ThreadStatus
 from app.threads.supersteps import SuperstepUpdate
 
-StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug"]
+StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "events", "tasks", "checkpoints", "debug"]
 Metadata = dict[str, JsonValue]
 MOST_MINUTES = 10 * 365 * 24 * 60.0
 """Longest time to live of a thread, minutes: ten years."""
@@ -200,6 +200,13 @@ class RunConfig(BaseModel):
     )
 
 
+class GoTo(BaseModel):
+    """A node to go on with, on a state of its own."""
+
+    node: str = Field(min_length=1, description="The node.")
+    input: dict[str, JsonValue] = Field(default_factory=dict, description="What it is given: what a run's `input` may hold, and no more.")
+
+
 class Command(BaseModel):
     """An answer to an interrupt, or a jump; takes the place of `input`."""
 
@@ -207,7 +214,9 @@ class Command(BaseModel):
     update: dict[str, JsonValue] | list[tuple[str, JsonValue]] | None = Field(
         None, description="Changes to the state: what a run's `input` may hold, and no more."
     )
-    goto: str | list[str] | None = Field(None, description="Nodes to go on with.")
+    goto: str | GoTo | list[str | GoTo] | None = Field(
+        None, description="Nodes to go on with: by name with the thread's state, or with an input of their own."
+    )
 
 
 class CheckpointRef(BaseModel):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from fastapi.responses import StreamingResponse
 
 from app.runs.events import STORAGE_PATIENCE, STORAGE_RETRY, LogReader
+from app.runs.service import Drained
 from app.storage.errors import StorageError
 from app.storage.redis.runs import Event
 
@@ -21,13 +23,40 @@ RECONNECT_FRAME = b"retry: 1000\n\n"
 """What a reader is told whose process goes down: there is more, elsewhere, in a second."""
 
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Reader(Protocol[T_co]):
+    """Whoever reads a log: of a run, or of a thread."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more can come."""
+        ...
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the reader must leave before the end."""
+        ...
+
+    async def read(self, timeout: float) -> Sequence[T_co]:
+        """The next entries; none after `timeout` seconds without news."""
+        ...
+
+
 def frame(event: Event) -> bytes:
     """The event on the wire; its data is one line of JSON."""
     return b"event: %b\ndata: %b\nid: %d\n\n" % (event.name.encode(), event.data, event.id)
 
 
-async def frames(reader: LogReader) -> AsyncIterator[bytes]:
-    """What a reader of the run gets, until its terminal event.
+def frames(reader: LogReader) -> AsyncIterator[bytes]:
+    """What a reader of the run gets, until its terminal event; see `rendered`."""
+    return rendered(reader, frame)
+
+
+async def rendered(reader: Reader[T], render: Callable[[T], bytes]) -> AsyncIterator[bytes]:
+    """What a reader gets, entry by entry and with heartbeats, until there can be no more.
 
     If the log cannot be read for a while, the run is overdue, or the process goes down, the stream ends without a terminal
     event: reconnect.
@@ -50,7 +79,7 @@ async def frames(reader: LogReader) -> AsyncIterator[bytes]:
             return
         chunk = bytearray()
         for event in events:
-            chunk += frame(event)
+            chunk += render(event)
             if len(chunk) >= CHUNK:
                 yield bytes(chunk)
                 chunk.clear()
@@ -59,6 +88,19 @@ async def frames(reader: LogReader) -> AsyncIterator[bytes]:
         if loop.time() >= beat:
             yield HEARTBEAT_FRAME
             beat += HEARTBEAT * ((loop.time() - beat) // HEARTBEAT + 1)  # none for those that a slow reader missed
+
+
+async def unbroken(reader: Reader[T], render: Callable[[T], bytes]) -> AsyncIterator[bytes]:
+    """The same of a thread, whose stream has no end of its own. If it must end before the thread does it breaks off: clients take a proper
+    end for the last word, and come back only after a cut.
+
+    Raises:
+        Drained: It breaks off.
+    """
+    async for chunk in rendered(reader, render):
+        yield chunk
+    if not reader.has_ended:
+        raise Drained
 
 
 def event_stream(content: AsyncIterator[bytes], headers: Mapping[str, str]) -> StreamingResponse:

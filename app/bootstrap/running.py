@@ -41,6 +41,7 @@ from app.runs.executor import Executor
 from app.runs.leases import LeaseKeeper
 from app.runs.public_http import AllowedHosts
 from app.runs.service import RunService
+from app.runs.thread_streams import ThreadStreams
 from app.runs.webhook_sender import WebhookSender
 from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import Settings, SettingsError
@@ -202,6 +203,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             runs=service,
             store=store,
             crons=CronService(crons, service, states),
+            thread_streams=ThreadStreams(states, runs, logs),
             assistants=assistants,
             drawings=GraphDrawings(graphs),
             request_limit=limit,

@@ -33,6 +33,7 @@ from app.storage.redis.threads import ThreadMissing, ThreadOccupied, new_thread
 from app.storage.redis.work import RunRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
+from app.threads.values import checked_input
 from graphs.registry import GraphEntry
 
 LOG_TTL, RESUMABLE_LOG_TTL = 60.0, 24 * 3600.0
@@ -71,10 +72,11 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """A run that has been accepted, now or when the same request came first."""
+    """A run that has been accepted, now or when the same request came first; its events come after event id `sequence`."""
 
     tenant: str
     record: RunRecord
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +161,11 @@ class RunAcceptance:
             _, known = await self._earlier(tenant, thread_id, idempotency) if idempotency is not None else (None, None)
             if known is None:
                 raise
-            return StartedRun(tenant, known)
+            return _known(tenant, known)
         wish = self._checked(by, request, thread_id)
         reserved, known = await self._earlier(tenant, thread_id, idempotency)
         if known is not None:
-            return StartedRun(tenant, known)
+            return _known(tenant, known)
         record = self._admitted(tenant, wish, reserved)
         try:
             return await self._write(tenant, thread_id, request, record, idempotency, reserved)
@@ -189,7 +191,7 @@ class RunAcceptance:
         keys: list[tuple[str, str] | None] = list(idempotency) or [None for _ in requests]
         earlier = [await self._earlier(tenant, None, key) for key in keys]
         reserved = [ids for ids, _ in earlier]
-        started = [StartedRun(tenant, known) if known is not None else None for _, known in earlier]
+        started = [_known(tenant, known) if known is not None else None for _, known in earlier]
         records: dict[int, RunRecord] = {}
         try:
             for i, wish in enumerate(wishes):
@@ -270,7 +272,7 @@ class RunAcceptance:
             known = await self._runs.get(tenant, record.thread_id, record.run_id)
             if known is None:
                 raise NotFound(f"run {record.run_id} was accepted before, and has been deleted", "run_not_found") from None
-            return StartedRun(tenant, known)
+            return _known(tenant, known)
         except ThreadMissing:
             raise NotFound(f"there is no thread {thread_id}; if_not_exists=create makes it", "thread_not_found") from None
         except ThreadOccupied as exc:
@@ -296,7 +298,19 @@ class RunAcceptance:
         except StorageError as exc:
             # It has been accepted, and the reaper makes good what is missing.
             get_logger().warning("run_not_announced", run_id=run.run_id, code=exc.code)
-        return StartedRun(tenant, record)
+        return StartedRun(tenant, record, accepted.sequence)
+
+    async def accepts(self, tenant: str, assistant_id: str, given: Any) -> bool:
+        """Whether the assistant's graph takes this as the input of a run.
+
+        Raises:
+            NotFound: There is no such assistant.
+        """
+        _, entry = await self._assistants.find(tenant, assistant_id)
+        try:
+            return isinstance(given, dict) and checked_input(entry, given) is not None
+        except InvalidInput:
+            return False
 
     async def _earlier(
         self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None
@@ -313,7 +327,9 @@ class RunAcceptance:
     async def _reserved(self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None) -> Reservation:
         """Ids of the thread and of the run: new ones, or those that the key stands for."""
         key, fingerprint = idempotency or ("", "")
-        fresh = Reservation(fingerprint, run_id=str(uuid4()), thread_id=thread_id or str(uuid4()))
+        run_id = str(uuid4())
+        # A run on a thread of its own has the thread's id, so that whoever knows only the run finds it.
+        fresh = Reservation(fingerprint, run_id=run_id, thread_id=thread_id or run_id)
         if idempotency is None:
             return fresh
         found = await self._keys.reserve(tenant, key, fresh)
@@ -341,6 +357,11 @@ class RunAcceptance:
         if not named and len(asked) > 1:
             raise InvalidInput(f"several interrupts wait; answer by id: {', '.join(sorted(asked))}", "interrupt_ids_needed")
         return " ".join(f"{state}/{interrupt}" for interrupt in sorted(named or asked)), seen
+
+
+def _known(tenant: str, run: RunRecord) -> StartedRun:
+    """A run that was accepted before."""
+    return StartedRun(tenant, run, max(0, run.first_event - 1))
 
 
 def _record(

@@ -6,14 +6,18 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime
+from weakref import WeakValueDictionary
 
-from app.runs.model import TERMINAL_EVENTS, is_final
+from app.runs.model import HIDDEN, TERMINAL_EVENTS, is_final
 from app.storage.errors import StorageError
 from app.storage.redis.checkpoints import Fence
-from app.storage.redis.runs import Event, NewEvent, RunRecord, RunRepository
+from app.storage.redis.runs import Event, NewEvent, RunRecord, RunRepository, ThreadEvent
+from app.storage.redis.work import ThreadRef
 
 POLL = 0.1
 """How often a reader looks for news that another process writes, seconds."""
+IDLE_POLL = 1.0
+"""The same of a reader of a thread on which nothing happens, or whose run executes here, seconds."""
 GATHER = 0.02
 """Least time between two writes of one log, seconds: a fast model's tokens travel several at a time, which nobody sees and which costs
 much less than one by one. The first event after a pause waits for nothing."""
@@ -44,10 +48,12 @@ class RunLog:
         tenant: Whose run it is.
         run: The run.
         fence: The lease under which it is written.
+        on_news: Told whenever readers may find something new.
     """
 
-    def __init__(self, runs: RunRepository, tenant: str, run: RunRecord, fence: Fence) -> None:
+    def __init__(self, runs: RunRepository, tenant: str, run: RunRecord, fence: Fence, on_news: Callable[[], None] = lambda: None) -> None:
         self._runs = runs
+        self._on_news = on_news
         self._tenant = tenant
         self._run = run
         self._fence = fence
@@ -103,6 +109,7 @@ class RunLog:
             self._complete_after = self._written[0].id - 1
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        self._on_news()
 
     def fail(self, error: Exception) -> None:
         """Nothing more can be written; readers go on with what Redis says."""
@@ -118,6 +125,16 @@ class RunLog:
     async def changed(self) -> None:
         """Return after the next write."""
         await self._changed.wait()
+
+    @property
+    def thread(self) -> ThreadRef:
+        """The thread on which the run executes."""
+        return ThreadRef(self._tenant, self._run.thread_id)
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self._run.run_id
 
     @property
     def last_id(self) -> int:
@@ -163,13 +180,17 @@ class EventLogs:
         self._runs = runs
         self._snapshot = snapshot
         self._local: dict[str, RunLog] = {}
+        self._on_thread: dict[ThreadRef, RunLog] = {}
+        self._followed: WeakValueDictionary[ThreadRef, asyncio.Event] = WeakValueDictionary()
         self._opened = asyncio.Event()
         self._turns = asyncio.Semaphore(READS_AT_ONCE)
         self.is_draining = False
 
     def open(self, tenant: str, run: RunRecord, fence: Fence) -> RunLog:
         """The log of a run that begins to execute here."""
-        log = self._local[run.run_id] = RunLog(self._runs, tenant, run, fence)
+        thread = ThreadRef(tenant, run.thread_id)
+        log = self._local[run.run_id] = RunLog(self._runs, tenant, run, fence, lambda: self.stir(thread))
+        self._on_thread[thread] = log
         self._wake()
         return log
 
@@ -177,6 +198,8 @@ class EventLogs:
         """The run executes here no longer; its readers go on with what Redis says."""
         log = self._local.pop(run_id, None)
         if log is not None:
+            if self._on_thread.get(log.thread) is log:
+                del self._on_thread[log.thread]
             log.close()
 
     def drain(self) -> None:
@@ -184,6 +207,8 @@ class EventLogs:
         self.is_draining = True
         for log in self._local.values():
             log.publish([])
+        for follower in list(self._followed.values()):
+            follower.set()
         self._wake()
 
     def reader(self, tenant: str, run: RunRecord, *, after: int, modes: Collection[str] = ()) -> LogReader:
@@ -224,6 +249,39 @@ class EventLogs:
                 await (log.changed() if log else self._opened.wait())
         except TimeoutError:
             return
+
+    async def of_thread(self, thread: ThreadRef, after: int) -> tuple[list[ThreadEvent], float] | None:
+        """The next events of all logs of the thread after id `after`, in order and without a gap, and in how many seconds to look again
+        if there are none; None: there is no such thread.
+        """
+        log = self._on_thread.get(thread)
+        events = log.after(after) if log is not None else None
+        if log is not None and events and events[0].id == after + 1:
+            # The numbers of a thread have gaps only where another log goes on.
+            gap = next((i for i, event in enumerate(events) if event.id != after + 1 + i), len(events))
+            return [ThreadEvent(log.run_id, event) for event in events[:gap]], 0.0
+        async with self._turns:
+            found = await self._runs.thread_events(thread.tenant, thread.thread_id, after=after)
+        if found is None:
+            return None
+        return found[0], POLL if found[1] and log is None else IDLE_POLL
+
+    async def opening(self, thread: ThreadRef, event_id: int) -> int:
+        """See `RunRepository.opening`."""
+        return await self._runs.opening(thread.tenant, thread.thread_id, event_id)
+
+    def follow(self, thread: ThreadRef) -> asyncio.Event:
+        """What is set at the next news of the thread that this process knows of."""
+        news = self._followed.get(thread)
+        if news is None:
+            news = self._followed[thread] = asyncio.Event()
+        return news
+
+    def stir(self, thread: ThreadRef) -> None:
+        """Have those who follow the thread look at it now."""
+        news = self._followed.pop(thread, None)
+        if news is not None:
+            news.set()
 
     def _wake(self) -> None:
         opened, self._opened = self._opened, asyncio.Event()
@@ -283,7 +341,10 @@ class LogReader:
             if events:
                 self._after = events[-1].id
                 self.has_ended = any(event.name in TERMINAL_EVENTS for event in events)
-                return [event for event in events if self._is_wanted(event)]
+                wanted = [event for event in events if self._is_wanted(event)]
+                if wanted or self.has_ended or loop.time() >= end:
+                    return wanted
+                continue
             self._is_overdue = loop.time() >= self._overdue
             left = end - loop.time()
             if self.has_ended or left <= 0:
@@ -292,10 +353,12 @@ class LogReader:
         return []
 
     def _is_wanted(self, event: Event) -> bool:
-        return not self._modes or event.name in _ALWAYS or _mode(event.name) in self._modes
+        if event.name.startswith(HIDDEN):
+            return False
+        return not self._modes or event.name in _ALWAYS or mode_of(event.name) in self._modes
 
 
-def _mode(name: str) -> str:
+def mode_of(name: str) -> str:
     """The stream mode that an event of this name belongs to."""
     kind = name.partition("|")[0]
     return "messages-tuple" if kind == "messages" else kind.partition("/")[0]

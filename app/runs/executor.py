@@ -13,12 +13,15 @@ from typing import Any, Literal, cast
 import orjson
 from langgraph.errors import GraphDrained, GraphRecursionError
 from langgraph.runtime import RunControl
-from langgraph.types import Command, StreamMode
+from langgraph.types import StreamMode
 
 from agents.tracing import RunTrace, Tracer
 from app.runs.events import EventLogs, RunLog
+from app.runs.graph_events import parts_and_events
 from app.runs.leases import LeaseKeeper
+from app.runs.model import BEGUN, PAUSED
 from app.runs.recovery import recover
+from app.runs.request import command_of
 from app.runs.stream_parts import GRAPH_MODES, PartTranslator
 from app.storage.errors import LeaseLost, StorageError, StorageUnavailable
 from app.storage.redis.checkpoints import RedisSaver
@@ -232,6 +235,7 @@ class Executor:
         limit = asyncio.timeout(seconds)
         try:
             log.append(("metadata", orjson.dumps({"run_id": run.run_id, "attempt": run.attempt})))
+            log.append((BEGUN, orjson.dumps({"graph_id": run.graph_id, "stream_mode": run.kwargs["stream_mode"]})))
             async with limit:
                 return await self._stream(tenant, claim, log, control, Deadline.after(seconds))
         except TimeoutError as exc:
@@ -251,12 +255,12 @@ class Executor:
     async def _stream(self, tenant: str, claim: Claim, log: RunLog, control: RunControl, deadline: Deadline) -> Outcome:
         run, entry = claim.run, self._graphs[claim.run.graph_id]
         kwargs = run.kwargs
-        translator = PartTranslator(kwargs["stream_mode"], entry.shown)
+        translator = PartTranslator(kwargs["stream_mode"], entry.shown, has_history=kwargs.get("keep_thread", True))
         graph = entry.graph.copy(
             {"checkpointer": self._saver.bind(tenant=tenant, fence=claim.fence), "store": self._store.bind(tenant=tenant)}
         )
         config = _config(run, entry)
-        begin: Any = Command(**kwargs["command"]) if kwargs["command"] else kwargs["input"]
+        begin: Any = command_of(kwargs["command"]) if kwargs["command"] else kwargs["input"]
         state: Mapping[str, Any] = {}
         if run.attempt > 1:
             left = await recover(graph, run, config, begin)
@@ -267,12 +271,14 @@ class Executor:
             # Tokens of a message that the earlier attempt did not finish stay in the log; this tells readers to drop them.
             log.append(("values", to_json(translator.values(state))))
             if left.is_at_breakpoint:
-                return await self._paused(graph, run, translator, state)
+                return await self._paused(graph, run, log, translator, state)
         is_paused = bool(kwargs["interrupt_before"] or kwargs["interrupt_after"])
         async with self._traced(tenant, run) as span:
-            async for part in graph.astream(
+            async for part in _parts(
+                graph,
                 begin,
                 config,
+                with_events="events" in kwargs["stream_mode"],
                 context=entry.make_context(_scope(tenant, run, deadline, entry)),
                 stream_mode=cast(list[StreamMode], sorted({"values", *(GRAPH_MODES[mode] for mode in kwargs["stream_mode"])})),
                 subgraphs=kwargs["stream_subgraphs"],
@@ -280,7 +286,6 @@ class Executor:
                 interrupt_after=kwargs["interrupt_after"],
                 durability=kwargs["durability"],
                 control=control,
-                version="v2",
             ):
                 if part["type"] == "values" and not part["ns"]:
                     state = part["data"]
@@ -292,14 +297,16 @@ class Executor:
         await log.flush()
         if not is_paused:
             return Outcome("success", values=values)
-        return await self._paused(graph, run, translator, state)
+        return await self._paused(graph, run, log, translator, state)
 
-    async def _paused(self, graph: Any, run: RunRecord, translator: PartTranslator, state: Mapping[str, Any]) -> Outcome:
+    async def _paused(self, graph: Any, run: RunRecord, log: RunLog, translator: PartTranslator, state: Mapping[str, Any]) -> Outcome:
         """The end of a run that may wait for something: what it asks is in the checkpoint."""
         snapshot = await graph.aget_state({"configurable": {"thread_id": run.thread_id, "checkpoint_ns": ""}})
         # Parts tell of one question at a time, and not after each of those that are left.
         asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
         values = translator.values(state, [interrupt for task in snapshot.tasks for interrupt in task.interrupts])
+        if snapshot.next:
+            log.append((PAUSED, b"{}"))
         return Outcome("success", values=values, interrupts=asked, is_paused=bool(snapshot.next))
 
     @asynccontextmanager
@@ -392,6 +399,13 @@ def _scope(tenant: str, run: RunRecord, deadline: Deadline, entry: GraphEntry) -
         is_streamed=any(GRAPH_MODES[mode] == "messages" for mode in run.kwargs["stream_mode"]),
         configuration=schema.model_validate(run.kwargs.get("context", {})) if schema is not None else None,
     )
+
+
+def _parts(graph: Any, begin: Any, config: Any, *, with_events: bool, **options: Any) -> AsyncIterator[Mapping[str, Any]]:
+    """The parts that the graph streams; following every event of it has a price, so only who asked for them pays."""
+    if with_events:
+        return parts_and_events(graph, begin, config, **options)
+    return cast(AsyncIterator[Mapping[str, Any]], graph.astream(begin, config, version="v2", **options))
 
 
 def _config(run: RunRecord, entry: GraphEntry) -> Any:

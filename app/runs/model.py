@@ -30,6 +30,13 @@ NEXT: Mapping[RunStatus, frozenset[RunStatus]] = MappingProxyType(
 TERMINAL_EVENTS = frozenset({"end", "error"})
 """Every run's log ends with exactly one of these: `end` if it has a result or was cancelled, `error` if it failed."""
 
+HIDDEN = "@"
+"""How names of events begin that are not for readers of a run, but tell the stream of the thread (protocol v2) what it cannot know."""
+BEGUN = "@begun"
+"""An attempt begins: `{"graph_id", "stream_mode"}`."""
+PAUSED = "@paused"
+"""The run ends and the graph waits, for answers or because it was told to stop there."""
+
 
 def is_final(status: RunStatus) -> bool:
     """Whether the run has ended."""

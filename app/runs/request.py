@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_core.messages import convert_to_messages
 from langgraph.graph import END, START
+from langgraph.types import Command, Send
 
 from app.assistants.configuration import Configured, configured
 from app.errors import InvalidInput
@@ -83,7 +85,23 @@ def checked(entry: GraphEntry, request: RunRequest, how: Configured) -> dict[str
         "recursion_limit": how.recursion_limit,
         "context": how.context,
         "priority": request.priority,
+        "keep_thread": request.keep_thread,
     }
+
+
+def command_of(stored: Mapping[str, Any]) -> Command[Any]:
+    """The graph's command of a stored one; what a node is sent has messages where its state would have them."""
+    return Command(
+        resume=stored.get("resume"),
+        update=stored.get("update"),
+        goto=[step if isinstance(step, str) else Send(step["node"], _as_state(step["input"])) for step in _steps(stored.get("goto"))],
+    )
+
+
+def _as_state(given: Any) -> Any:
+    if not isinstance(given, dict) or not isinstance(given.get("messages"), list):
+        return given
+    return {**given, "messages": convert_to_messages(given["messages"])}
 
 
 def _meant(command: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -96,17 +114,24 @@ def _checked_command(entry: GraphEntry, command: Mapping[str, Any] | None) -> di
     meant = _meant(command)
     if "update" in meant:
         meant["update"] = checked_update(entry, dict(meant["update"]), "command.update")
+    for step in _steps(meant.get("goto")):
+        if isinstance(step, dict):
+            step["input"] = checked_update(entry, step.get("input") or {}, "command.goto.input")
     return meant or None
 
 
 def _check_nodes(entry: GraphEntry, request: RunRequest) -> None:
     """A stop or a jump that names no node would be passed over in silence."""
-    goto = (request.command or {}).get("goto") or ()
-    named = [*_listed(request.interrupt_before), *_listed(request.interrupt_after), *_listed(goto)]
+    goto = [step if isinstance(step, str) else step["node"] for step in _steps((request.command or {}).get("goto"))]
+    named = [*_listed(request.interrupt_before), *_listed(request.interrupt_after), *goto]
     nodes = sorted(entry.graph.nodes.keys() - {START})
     strange = [name for name in named if name not in {"*", END, *nodes}]
     if strange:
         raise InvalidInput(f"there is no node {strange[0]!r}; there are: {', '.join(nodes)}")
+
+
+def _steps(goto: Any) -> Sequence[Any]:
+    return [goto] if isinstance(goto, str | dict) else goto or ()
 
 
 def _listed(names: Sequence[str]) -> Sequence[str]:

@@ -80,7 +80,13 @@ class RunService:
             NotReady: The service is going down.
         """
         self._check_open()
-        return await self._acceptance.accept(tenant, thread_id, request, idempotency=idempotency)
+        started = await self._acceptance.accept(tenant, thread_id, request, idempotency=idempotency)
+        self._logs.stir(ThreadRef(tenant, started.record.thread_id))
+        return started
+
+    async def accepts(self, tenant: str, assistant_id: str, given: Any) -> bool:
+        """Whether the assistant's graph takes this as the input of a run."""
+        return await self._acceptance.accepts(tenant, assistant_id, given)
 
     async def start_all(
         self, tenant: str, requests: Sequence[RunRequest], *, idempotency: Sequence[tuple[str, str]] = ()
@@ -195,8 +201,9 @@ class RunService:
         if was == "ended":
             raise NotFound(f"run {run_id} has ended already", "run_ended")
         self._executor.stop(run_id)
-        await self._work.notify([run_id])
         thread = ThreadRef(tenant, thread_id)
+        self._logs.stir(thread)
+        await self._work.notify([run_id])
         while wait and was == "running" and (await self._runs.inspect(tenant, thread_id)).is_leaving:  # noqa: ASYNC110  it may be elsewhere
             await asyncio.sleep(CANCEL_WAIT)
         self._dispatcher.soon(thread)
@@ -227,12 +234,14 @@ class RunService:
             with suppress(NotFound):
                 await self.cancel(tenant, thread_id, run_id, "interrupt", wait=False)
         await self._states.delete(tenant, thread_id)
+        self._logs.stir(ThreadRef(tenant, thread_id))
 
     async def update_state(
         self, tenant: str, thread_id: str, values: dict[str, Any] | None, *, as_node: str | None, checkpoint_id: str | None
     ) -> dict[str, Any]:
         """See `ThreadService.update_state`; a run that came meanwhile begins right after."""
         checkpoint, is_left = await self._states.update_state(tenant, thread_id, values, as_node=as_node, checkpoint_id=checkpoint_id)
+        self._logs.stir(ThreadRef(tenant, thread_id))
         if is_left:
             self._dispatcher.soon(ThreadRef(tenant, thread_id))
         return checkpoint

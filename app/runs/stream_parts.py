@@ -22,8 +22,9 @@ GRAPH_MODES: Mapping[str, str] = {
     "tasks": "tasks",
     "checkpoints": "checkpoints",
     "debug": "debug",
+    "events": "messages",
 }
-"""Stream modes of the protocol, and the mode of the graph that feeds each."""
+"""Stream modes of the protocol, and the mode of the graph that each needs; `events` needs models that stream."""
 
 
 class PartTranslator:
@@ -32,10 +33,12 @@ class PartTranslator:
     Args:
         modes: Stream modes that the caller asked for.
         shown: Keys of the state that `values` shows; None: all.
+        has_history: Whether the thread outlives the run; without, nobody is told of checkpoints.
     """
 
-    def __init__(self, modes: Sequence[str], shown: Sequence[str] | None) -> None:
+    def __init__(self, modes: Sequence[str], shown: Sequence[str] | None, *, has_history: bool = True) -> None:
         self._modes = frozenset(modes)
+        self._has_history = has_history
         self._shown = frozenset(shown) if shown is not None else None
         self._partial: dict[str, AIMessageChunk] = {}
         self._described: set[str] = set()
@@ -51,8 +54,8 @@ class PartTranslator:
             # An interrupt is told by `values` even to those who only asked for other modes.
             if "values" in self._modes or (interrupts and "updates" not in self._modes):
                 yield f"values{suffix}", to_json(self.values(data, interrupts))
-        elif kind in self._modes:
-            yield f"{kind}{suffix}", to_json(_with_checkpoints(data) if kind == "debug" and data["type"] == "checkpoint" else data)
+        elif kind in self._modes and (self._has_history or not _is_checkpoint(kind, data)):
+            yield f"{kind}{suffix}", to_json(_with_checkpoints(data) if kind == "debug" and _is_checkpoint(kind, data) else data)
 
     def values(self, state: Mapping[str, Any], interrupts: Sequence[Interrupt] = ()) -> dict[str, Any]:
         """The part of the state that callers see, with what waits for an answer."""
@@ -78,6 +81,10 @@ class PartTranslator:
             yield "messages/partial", to_json([message_chunk_to_message(message)])
         elif not (isinstance(message, AIMessage) and key in self._partial):
             yield "messages/complete", to_json([message])
+
+
+def _is_checkpoint(kind: str, data: Any) -> bool:
+    return kind == "checkpoints" or (kind == "debug" and data["type"] == "checkpoint")
 
 
 def _with_checkpoints(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -316,7 +316,8 @@ class ThreadService:
     async def _let_go(self, tenant: str, thread_id: str, fence: Fence, snapshot: StateSnapshot) -> bool:
         """The thread is as its latest state says; returns whether a run waits on it by now."""
         asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
-        return await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked)
+        told = to_json({"thread_id": thread_id, "state": thread_state(snapshot)})
+        return await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked, event=told)
 
     async def check_checkpoint(self, tenant: str, thread_id: str, checkpoint_id: str) -> None:
         """Return if the thread has this checkpoint.

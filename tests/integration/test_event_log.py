@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -114,3 +115,20 @@ async def test_what_an_ended_run_has_said_is_read_long_after_its_deadline(runs):
 
     assert [event.name for event in await everything(reader)] == ["end"]
     assert not reader.is_overdue
+
+
+async def test_what_is_hidden_is_no_news_to_readers_of_a_run(runs):
+    """A reader waits on, and does not take it for the silence after which it would send a heartbeat."""
+    now = datetime.now(UTC)
+    run = RunRecord(str(uuid4()), str(uuid4()), "a", "g", "pending", now, now, now + timedelta(hours=1))
+    accepted = await runs.accept(TENANT, run, create=new_thread(run.thread_id, {}), claims="now")
+    logs = EventLogs(runs, snapshot)
+    log = logs.open(TENANT, as_claimed(run), accepted.fence)
+    log.append(("@begun", b"{}"))
+    await log.flush()
+
+    reading = asyncio.create_task(logs.reader(TENANT, run, after=0).read(60.0))
+    await asyncio.sleep(0)
+    log.append(("custom", b"1"))
+
+    assert [event.name for event in await reading] == ["custom"]

@@ -206,8 +206,20 @@ class Runs(RuleBasedStateMachine):
         if answer:
             self.model.finish(run.run_id, *end)
             event, is_left = answer
-            assert event.id == self.model.sequence
+            assert event.id == self.model.sequence - 1
             assert is_left == bool(self.model.queue or self.model.outbox)
+
+    @rule(after=st.integers(0, 40), count=st.integers(1, 4))
+    def follow(self, after: int, count: int) -> None:
+        """Whoever reads the thread from any event on, some events at a time, gets all that came after it, once and in order."""
+        came: list[tuple[str, int, str]] = []
+        seen = after
+        while read := self.do(self.runs.thread_events(TENANT, THREAD, after=seen, count=count)):
+            if not read[0]:
+                break
+            came += [(found.run_id, found.event.id, found.event.name) for found in read[0]]
+            seen = came[-1][1]
+        assert came == (self.model.events(after) if self.model.exists else [])
 
     @precondition(lambda self: self.claims)
     @rule(pick=PICK)

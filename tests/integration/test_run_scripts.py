@@ -288,7 +288,7 @@ async def test_a_run_cancelled_before_it_began_has_a_log_that_lacks_nothing(runs
     await runs.cancel(TENANT, THREAD, "b", "interrupt")
 
     (event,) = await runs.events(TENANT, THREAD, "b", after=0)
-    assert (await runs.get(TENANT, THREAD, "b")).first_event == event.id == 2
+    assert (await runs.get(TENANT, THREAD, "b")).first_event == event.id == 3
 
 
 async def test_a_thread_that_goes_with_its_run_waits_for_one_that_is_delayed(runs):

@@ -156,10 +156,16 @@ class Model:
         record = self.runs[run]
         record.status, record.ended_by = status, ended_by
         self.append(run, [name])
+        self.sequence += 1  # for the word that the run is done, in the stream of the thread
         if run in self.queue:
             self.queue.remove(run)
         if record.has_webhook:
             self.outbox.append(run)
+
+    def events(self, after: int) -> list[tuple[str, int, str]]:
+        """Run, id and name of every event of the thread after one, in order."""
+        every = [(at, run, name) for run, record in self.runs.items() for at, name in record.log if at > after]
+        return [(run, at, name) for at, run, name in sorted(every)]
 
     def _is_waiting(self, run: str) -> bool:
         return run in self.runs and self.runs[run].is_open

@@ -673,14 +673,14 @@ def test_operation_ids_are_unique_and_fit_for_method_names(document: dict[str, A
 
 
 def test_every_error_in_the_document_is_a_problem(document: dict[str, Any]) -> None:
-    """One schema for all of them, and none of the framework's own."""
+    """One schema for all of them, and none of the framework's own; only a command that is none is refused in the form of its answers."""
     assert {"HTTPValidationError", "ValidationError"}.isdisjoint(document["components"]["schemas"])
     errors = [
         (where, status, answer)
         for where, operation in operations(document)
         if "/v1/" not in where
         for status, answer in operation["responses"].items()
-        if status >= "400"
+        if status >= "400" and (where, status) != ("post /threads/{thread_id}/commands", "400")
     ]
     assert errors
     for where, status, answer in errors:

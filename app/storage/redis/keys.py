@@ -174,6 +174,10 @@ class ThreadKeys:
         """Counter: the last sequence number of the thread's events."""
         return self._key("sequence")
 
+    def logs(self) -> str:
+        """Sorted set: ids of the runs that have a log, by the sequence number of its last event; empty: the edits by hand."""
+        return self._key("logs")
+
     def queue(self) -> str:
         """List: ids of the runs that have not ended, in their order; the first one executes."""
         return self._key("queue")
@@ -197,10 +201,11 @@ class ThreadKeys:
     def all(self) -> list[str]:
         """What the scripts of a thread take as `KEYS`: every key, and what those of runs and logs begin with. Their order is `UNPACK`."""
         names = [self.thread(), self.queue(), self.lease(), self.fence(), self.runs(), self.sequence(), self.purge(), self.outbox()]
-        return [*names, self.checkpoints(), self.checkpoint_index(), self.run(""), self.events("")]
+        return [*names, self.checkpoints(), self.checkpoint_index(), self.logs(), self.run(""), self.events("")]
 
     UNPACK: ClassVar[str] = """
-local thread, queue, lease, fence, runs, sequence, purge, outbox, checkpoints, index, run_prefix, log_prefix = unpack(KEYS)
+local thread, queue, lease, fence, runs, sequence, purge, outbox, checkpoints, index, logs, run_prefix, log_prefix = unpack(KEYS)
+local edits = log_prefix
 """
     """The first line of those scripts."""
 

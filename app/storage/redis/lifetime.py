@@ -48,7 +48,7 @@ local function changed(general)
       shorten(log_prefix .. id, life)
     end
   end
-  for _, key in ipairs({thread, queue, fence, runs, sequence, purge, outbox, checkpoints, index}) do
+  for _, key in ipairs({thread, queue, fence, runs, sequence, purge, outbox, checkpoints, index, logs}) do
     redis.call('PEXPIRE', key, life)
   end
 end

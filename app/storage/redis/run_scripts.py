@@ -23,9 +23,10 @@ local function append(id, max, first, last)
   local events, seq = log_prefix .. id, 0
   for i = first, last, 2 do
     seq = redis.call('INCR', sequence)
-    redis.call('XADD', events, 'MAXLEN', '~', max, seq .. '-0', 'e', ARGV[i], 'd', ARGV[i + 1])
+    redis.call('XADD', events, 'MAXLEN', '~', max, seq .. '-0', 'e', ARGV[i], 'd', ARGV[i + 1], 't', now)
     redis.call('HSETNX', record(id), 'first_event', seq)
   end
+  if redis.call('ZADD', logs, seq, id) == 1 then redis.call('PEXPIRE', logs, ttl) end
   return seq
 end
 
@@ -43,11 +44,13 @@ end
 
 local function refresh() changed(ttl) end
 
--- The status first, then the event that tells of it, then the time that both still have.
+-- The status first, then the event that tells of it, then the time that both still have. The number after the event's is left free: in
+-- the stream of the thread it is that of the word that the run is done.
 local function close(id, status, name, data, ended_by)
   redis.call('HSET', record(id), 'status', status, 'updated_at', now, 'ended_by', ended_by)
-  local seq = redis.call('INCR', sequence)
-  redis.call('XADD', log_prefix .. id, seq .. '-0', 'e', name, 'd', data)
+  local seq = redis.call('INCRBY', sequence, 2) - 1
+  redis.call('XADD', log_prefix .. id, seq .. '-0', 'e', name, 'd', data, 't', now)
+  redis.call('ZADD', logs, seq, id)
   redis.call('HSETNX', record(id), 'first_event', seq)
   redis.call('PEXPIRE', log_prefix .. id, redis.call('HGET', record(id), 'log_ttl'))
   redis.call('PEXPIRE', record(id), ttl)
@@ -112,7 +115,8 @@ end
 """
 )
 
-# → missing | exists | busy, other | answered | stale | accepted, token or '', then the runs that were cancelled for it
+# → missing | exists | busy, other | answered | stale | accepted, token or '', sequence number of the last event before it, then the runs
+# that were cancelled for it
 ACCEPT = (
     _HEAD
     + """
@@ -148,7 +152,7 @@ if strategy == 'interrupt' or strategy == 'rollback' then
 end
 redis.call('HSET', record(id), unpack(ARGV, 12 + thread_fields))
 redis.call('ZADD', runs, redis.call('INCR', fence), id)
-redis.call('INCRBY', sequence, 0)
+local before = redis.call('INCRBY', sequence, 0)
 redis.call('HSETNX', thread, 'graph_id', graph)
 redis.call('HSETNX', thread, 'assistant_id', assistant)
 redis.call('PEXPIRE', record(id), ttl)
@@ -162,7 +166,7 @@ else
   if claims == 'now' and is_free then token = claim(id, lease_ms) end
 end
 refresh()
-return {'accepted', token, unpack(cancelled)}
+return {'accepted', token, tostring(before), unpack(cancelled)}
 """
 )
 
@@ -303,6 +307,7 @@ if not status then return 0 end
 if is_open(status) then return -1 end
 redis.call('DEL', record(id), log_prefix .. id)
 redis.call('ZREM', runs, id)
+redis.call('ZREM', logs, id)
 return 1
 """
 )
@@ -317,11 +322,60 @@ local ids = redis.call('ZRANGE', runs, 0, -1)
 for _, id in ipairs(ids) do
   if is_open(redis.call('HGET', record(id), 'status')) then return 0 end
 end
-for _, key in ipairs({thread, fence, runs, sequence, purge, outbox, checkpoints, index}) do redis.call('PEXPIRE', key, left) end
+for _, key in ipairs({thread, fence, runs, sequence, purge, outbox, logs, checkpoints, index}) do redis.call('PEXPIRE', key, left) end
 for _, id in ipairs(ids) do
   redis.call('PEXPIRE', record(id), left)
   redis.call('PEXPIRE', log_prefix .. id, left)
 end
 return 1
+"""
+)
+
+# The events of all logs of the thread after one, in their order, read in one step: what comes later is greater. → nothing if there
+# is no such thread, else 1 if a run of it is under way, then run, entry and fields of some of these events: the next ones, without a gap
+EVENTS = (
+    _HEAD
+    + """
+local after, count = ARGV[3], tonumber(ARGV[4])
+if redis.call('EXISTS', thread) == 0 then return {} end
+local answer = {redis.call('LLEN', queue) > 0 and 1 or 0}
+if tonumber(redis.call('GET', sequence) or '0') <= tonumber(after) then return answer end
+local function number(entry) return tonumber(string.match(entry[1], '^%d+')) end
+local function read(id, most) return redis.call('XRANGE', log_prefix .. id, '(' .. after .. '-0', '+', 'COUNT', most) end
+local having = {}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', logs, '(' .. after, '+inf')) do
+  local following = read(id, 1)[1]
+  if following then table.insert(having, {number(following), id}) else redis.call('ZREM', logs, id) end
+end
+table.sort(having, function(a, b) return a[1] < b[1] end)
+local found, complete = {}, math.huge
+for _, log in ipairs(having) do
+  if #found >= count then complete = math.min(complete, log[1] - 1) break end
+  local entries = read(log[2], count)
+  for _, entry in ipairs(entries) do table.insert(found, {number(entry), log[2], entry}) end
+  if #entries == count then complete = math.min(complete, number(entries[count])) end
+end
+table.sort(found, function(a, b) return a[1] < b[1] end)
+for _, event in ipairs(found) do
+  if event[1] > complete then break end
+  table.insert(answer, event[2])
+  table.insert(answer, event[3][1])
+  table.insert(answer, event[3][2])
+end
+return answer
+"""
+)
+
+# → number of the first event of the first log that has an event from this one on, or 0
+OPENING = (
+    _HEAD
+    + """
+local first = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', logs, ARGV[3], '+inf')) do
+  local entry = redis.call('XRANGE', log_prefix .. id, '-', '+', 'COUNT', 1)[1]
+  local at = entry and tonumber(string.match(entry[1], '^%d+')) or 0
+  if at > 0 and (first == 0 or at < first) then first = at end
+end
+return first
 """
 )

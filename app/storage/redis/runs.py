@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -82,11 +82,20 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of a run's log: `id` grows over the thread, `data` is JSON."""
+    """One entry of a run's log: `id` grows over the thread, `data` is JSON, `at` the time at which it was written (ISO)."""
 
     id: int
     name: str
     data: bytes
+    at: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadEvent:
+    """One entry of any log of a thread; without `run_id` somebody edited the state by hand."""
+
+    run_id: str
+    event: Event
 
 
 NewEvent = tuple[str, bytes]
@@ -107,10 +116,11 @@ class AlreadyAccepted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A run was accepted: with the lease if it was claimed at once, and `cancelled` for its sake."""
+    """A run was accepted: with the lease if it was claimed at once, and `cancelled` for its sake; its events come after `sequence`."""
 
     fence: Fence | None
     cancelled: tuple[str, ...]
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +216,8 @@ class RunRepository:
                 raise AlreadyAnswered(run.run_id)
             case ["stale"]:
                 raise QuestionsChanged(run.thread_id)
-            case [_, token, *cancelled]:
-                return Accepted(self._fence(tenant, run.thread_id, token) if token else None, tuple(cancelled))
+            case [_, token, sequence, *cancelled]:
+                return Accepted(self._fence(tenant, run.thread_id, token) if token else None, tuple(cancelled), int(sequence))
         raise AssertionError(answer)
 
     async def enqueue(self, tenant: str, thread_id: str, run_id: str) -> bool:
@@ -238,8 +248,9 @@ class RunRepository:
     async def append(self, tenant: str, run: RunRecord, fence: Fence, events: Sequence[NewEvent]) -> list[Event]:
         """Add `events` to the run's log; returns them with their ids."""
         head = [fence.token, run.run_id, self.max_events, int(RUNNING_LOG_TTL * 1000)]
-        last = await self._run("APPEND", tenant, run.thread_id, *head, *(part for event in events for part in event))
-        return _numbered(events, last)
+        now = datetime.now(UTC).isoformat()
+        last = await self._run("APPEND", tenant, run.thread_id, *head, *(part for event in events for part in event), now=now)
+        return _numbered(events, last, now)
 
     async def finish(
         self,
@@ -259,8 +270,10 @@ class RunRepository:
             The event, and whether something is left to do on the thread: a next run, a webhook, or to forget it.
         """
         details = [orjson.dumps(error), orjson.dumps(interrupts or {})]
-        last, is_left = await self._run("FINISH", tenant, run.thread_id, fence.token, run.run_id, status, thread_status, *details, *event)
-        return Event(last, *event), bool(is_left)
+        now = datetime.now(UTC).isoformat()
+        words = [fence.token, run.run_id, status, thread_status, *details, *event]
+        last, is_left = await self._run("FINISH", tenant, run.thread_id, *words, now=now)
+        return Event(last, *event, now), bool(is_left)
 
     async def hand_back(self, tenant: str, run: RunRecord, fence: Fence) -> None:
         """The run is `pending` again and nobody's: it continues from its last checkpoint wherever it is claimed."""
@@ -317,7 +330,28 @@ class RunRepository:
         """At most `count` events of the log with ids greater than `after`, in order."""
         with guarded():
             found: Any = await self._client.xrange(ThreadKeys(tenant, thread_id).events(run_id), min=f"({after}-0", count=count)
-        return [Event(int(entry.partition(b"-")[0]), fields[b"e"].decode(), fields[b"d"]) for entry, fields in found]
+        return [_event(entry, fields) for entry, fields in found]
+
+    async def thread_events(self, tenant: str, thread_id: str, *, after: int, count: int = 500) -> tuple[list[ThreadEvent], bool] | None:
+        """About `count` events of all logs of the thread with ids greater than `after`, in order and without a gap, and whether a run is
+        under way on it; None: there is no such thread.
+        """
+        answer = await self._run("EVENTS", tenant, thread_id, after, count)
+        if not answer:
+            return None
+        found = zip(answer[1::3], answer[2::3], answer[3::3], strict=True)
+        events = [ThreadEvent(run_id.decode(), _event(entry, dict(zip(it[::2], it[1::2], strict=True)))) for run_id, entry, it in found]
+        return events, bool(answer[0])
+
+    async def opening(self, tenant: str, thread_id: str, event_id: int) -> int:
+        """Id of the first event of the run that was under way at event `event_id`, or of the next one; 0: there is none."""
+        return int(await self._run("OPENING", tenant, thread_id, event_id))
+
+    async def sequence(self, tenant: str, thread_id: str) -> int:
+        """Id of the latest event of the thread; 0: there is none."""
+        with guarded():
+            found: Any = await self._client.get(ThreadKeys(tenant, thread_id).sequence())
+        return int(found or 0)
 
     async def last_id(self, tenant: str, thread_id: str, run_id: str) -> int:
         """Id of the latest event of the log; 0: there is none."""
@@ -325,11 +359,12 @@ class RunRepository:
             found: Any = await self._client.xrevrange(ThreadKeys(tenant, thread_id).events(run_id), count=1)
         return int(found[0][0].partition(b"-")[0]) if found else 0
 
-    async def _run(self, name: str, tenant: str, thread_id: str, *arguments: Any) -> Any:
+    async def _run(self, name: str, tenant: str, thread_id: str, *arguments: Any, now: str | None = None) -> Any:
         script: AsyncScript = self._scripts[name]
-        now = datetime.now(UTC).isoformat()
         with guarded():
-            answer = await script(keys=ThreadKeys(tenant, thread_id).all(), args=[now, self._ttl_ms, *arguments])
+            answer = await script(
+                keys=ThreadKeys(tenant, thread_id).all(), args=[now or datetime.now(UTC).isoformat(), self._ttl_ms, *arguments]
+            )
         if name in _CHANGING:
             self._on_change(tenant, thread_id)
         return answer
@@ -339,7 +374,8 @@ class RunRepository:
 
 
 _SCRIPTS = (
-    "ACCEPT", "ENQUEUE", "CLAIM", "PURGED", "POSTED", "APPEND", "FINISH", "HAND_BACK", "RELEASE", "CANCEL", "INSPECT", "DELETE", "FORGET"
+    "ACCEPT", "ENQUEUE", "CLAIM", "PURGED", "POSTED", "APPEND", "FINISH", "HAND_BACK", "RELEASE", "CANCEL", "INSPECT", "DELETE", "FORGET",
+    "EVENTS", "OPENING",
 )  # fmt: skip
 _CHANGING = frozenset({"ACCEPT", "ENQUEUE", "CLAIM", "FINISH", "CANCEL", "FORGET"})
 """The scripts that change what the index says of a thread."""
@@ -350,9 +386,13 @@ def as_claimed(run: RunRecord) -> RunRecord:
     return replace(run, status="running", attempt=1, started_at=run.created_at)
 
 
-def _numbered(events: Sequence[NewEvent], last: int) -> list[Event]:
+def _numbered(events: Sequence[NewEvent], last: int, at: str) -> list[Event]:
     first = last - len(events) + 1
-    return [Event(first + i, name, data) for i, (name, data) in enumerate(events)]
+    return [Event(first + i, name, data, at) for i, (name, data) in enumerate(events)]
+
+
+def _event(entry: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    return Event(int(entry.partition(b"-")[0]), fields[b"e"].decode(), fields[b"d"], fields.get(b"t", b"").decode())
 
 
 def _fields(run: RunRecord) -> list[str | bytes | int]:

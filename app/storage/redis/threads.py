@@ -60,17 +60,27 @@ return {'held', token}
 """
 )
 
+EDITS_KEPT, EDIT_TTL = 100, 24 * 3600.0
+"""How many edits of a state are told to those who follow the thread, and for how long, seconds."""
+
 # → 1 if a run was accepted meanwhile, else 0
 _LET_GO = (
     LIFETIME
     + """
-local general, token, now, status, interrupts, is_pruned = unpack(ARGV)
+local general, token, now, status, interrupts, is_pruned, event, max, log_ttl = unpack(ARGV)
 if redis.call('GET', lease) ~= token then return redis.error_reply('LEASELOST the thread is not ours any more') end
 redis.call('DEL', lease)
 local is_left = redis.call('LLEN', queue) > 0
 if status ~= '' then
   redis.call('HSET', thread, 'rest', status, 'interrupts', interrupts, 'updated_at', now, 'state_updated_at', now)
   if not is_left then redis.call('HSET', thread, 'status', status) end
+  if event ~= '' then
+    local seq = redis.call('INCR', sequence)
+    redis.call('XADD', edits, 'MAXLEN', '~', max, seq .. '-0', 'e', 'state_update', 'd', event, 't', now)
+    redis.call('PEXPIRE', edits, log_ttl)
+    shorten(edits, own_lifetime())
+    redis.call('ZADD', logs, seq, '')
+  end
 end
 if is_pruned == '1' then
   -- Nobody has used the thread: it is kept no longer for that.
@@ -93,7 +103,7 @@ if ARGV[1] == '1' then
 end
 local existed = redis.call('DEL', thread)
 for _, id in ipairs(redis.call('ZRANGE', runs, 0, -1)) do redis.call('DEL', run_prefix .. id, log_prefix .. id) end
-for i = 2, #KEYS - 2 do redis.call('UNLINK', KEYS[i]) end
+for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return existed
 """
 )
@@ -262,17 +272,24 @@ class ThreadRepository:
         interrupts: dict[str, Any] | None = None,
         *,
         is_pruned: bool = False,
+        event: bytes = b"",
     ) -> bool:
-        """End an edit; `status` and `interrupts` are what it left the thread with, `is_pruned` that it only thinned it out.
+        """End an edit; returns whether a run waits on the thread by now.
 
-        Returns:
-            Whether a run waits on the thread by now.
+        Args:
+            tenant: Whose thread it is.
+            thread_id: The thread.
+            fence: What `hold` returned.
+            status: What the edit left the thread as; None: nothing was written.
+            interrupts: What the thread asks since.
+            is_pruned: Whether it was only thinned out.
+            event: What those who follow the thread are told, as JSON; empty: nothing.
 
         Raises:
             LeaseLost: The edit took too long, and the thread is somebody else's.
         """
         now, asked = datetime.now(UTC).isoformat(), orjson.dumps(interrupts or {})
-        arguments = [self._ttl_ms, fence.token, now, status or "", asked, int(is_pruned)]
+        arguments = [self._ttl_ms, fence.token, now, status or "", asked, int(is_pruned), event, EDITS_KEPT, int(EDIT_TTL * 1000)]
         return bool(await self._run(self._let_go, tenant, thread_id, *arguments))
 
     async def delete(self, tenant: str, thread_id: str, *, unless_busy: bool = False) -> bool:

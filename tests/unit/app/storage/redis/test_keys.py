@@ -13,7 +13,7 @@ ANY_TEXT = st.text(alphabet=st.characters(), max_size=40)
 
 def _every_key(keys: ThreadKeys) -> list[str]:
     plain = [keys.thread(), keys.runs(), keys.lease(), keys.fence(), keys.sequence(), keys.queue(), keys.purge(), keys.outbox()]
-    return [*plain, keys.run("r"), keys.events("r"), keys.checkpoints(), keys.checkpoint_index()]
+    return [*plain, keys.logs(), keys.run("r"), keys.events("r"), keys.checkpoints(), keys.checkpoint_index()]
 
 
 @given(ANY_TEXT)
