@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -43,6 +45,9 @@ _CODES: Mapping[str, ErrorCode] = {
 _AS_STATUS = (TooManyRequests, Overloaded, NotReady)
 """Refusals that have nothing to do with the command: they stay what they are everywhere, an HTTP status with `Retry-After`."""
 _INTERRUPT_ID = re.compile(r"[0-9a-f]{32}")
+ASKED_WITHIN, ASKED_LOOK = 1.0, 0.02
+"""How long an answer waits for the question of a run that is still writing its end, and between two looks, seconds: readers hear of a
+question a moment before the thread is at rest."""
 
 
 class _Route(APIRoute):
@@ -312,10 +317,16 @@ class _Commands:
         return await self._new.services.threads.get(self._new.tenant, self._thread_id)
 
     async def _asks(self) -> bool:
-        try:
-            return bool((await self._thread()).interrupts)
-        except NotFound:
-            return False
+        """Whether the thread asks something; a run that has just asked may still be writing its end."""
+        threads, tenant = self._new.services.threads, self._new.tenant
+        given_up = asyncio.get_running_loop().time() + ASKED_WITHIN
+        with suppress(NotFound):
+            while not (asked := (await threads.interrupts(tenant, self._thread_id))[2]):
+                if (await self._thread()).status != "busy" or asyncio.get_running_loop().time() >= given_up:
+                    break
+                await asyncio.sleep(ASKED_LOOK)
+            return bool(asked)
+        return False
 
 
 _HANDLERS: Mapping[str, Callable[[_Commands, Any], Awaitable[_Result]]] = {
