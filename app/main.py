@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import admin, assistants, health, openai, problems, runs, threads, webhooks
+from app.api import admin, assistants, browser_tokens, chat, feedback, health, openai, problems, runs, threads, webhooks
 from app.api.body_limit import BodyLimit
 from app.api.deps import Services
 from app.api.openapi import describe
@@ -50,8 +50,10 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         telemetry={"tracing": False},  # traces are ours (ADR-0011)
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (threads, runs, assistants, webhooks, openai, health):
+    for module in (threads, runs, feedback, assistants, webhooks, openai, browser_tokens, health):
         app.include_router(module.router, max_body_size=MAX_BODY_BYTES)
+    access = settings.access
+    app.include_router(chat.router(access.cors_origins, has_keys=bool(access.api_keys)), max_body_size=MAX_BODY_BYTES)
     if settings.access.admin_token is not None:  # without one, /admin is a path like any other that leads nowhere
         app.include_router(admin.router(settings.access.admin_token), max_body_size=MAX_BODY_BYTES)
     problems.install(app)
@@ -60,10 +62,11 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     if services.request_limit is not None:
         app.add_middleware(RateLimitFields)
     # A service without keys must not be open to every page that its user's browser visits.
-    origins = {"allow_origins": ["*"]} if settings.access.api_keys else {"allow_origin_regex": _LOOPBACK_ORIGIN}
+    named = list(access.cors_origins or (["*"] if access.api_keys else []))
     app.add_middleware(
         CORSMiddleware,
-        **origins,
+        allow_origins=named,
+        allow_origin_regex=None if named else _LOOPBACK_ORIGIN,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
         allow_headers=["*"],
         expose_headers=_EXPOSED,

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 
-from app.api.deps import ServicesDep, TenantDep
+from app.api.browser_scope import check_owner
+from app.api.deps import CallerDep, ServicesDep, TenantDep
 from app.api.problems import problem_responses
 from app.api.schemas import (
     CheckpointConfig,
@@ -21,15 +22,20 @@ from app.api.schemas import (
     ThreadPatch,
     ThreadState,
 )
+from app.guards.browser_tokens import SUBJECT
 
 router = APIRouter(tags=["threads"], responses=problem_responses(401, 503))
 
 
 @router.post("/threads", name="create_thread", responses=problem_responses(409, 413, 422))
-async def create_thread(body: ThreadCreate, services: ServicesDep, tenant: TenantDep) -> Thread:
+async def create_thread(body: ThreadCreate, services: ServicesDep, caller: CallerDep) -> Thread:
     """Make a thread."""
     thread_id = str(body.thread_id) if body.thread_id else None
-    record = await services.threads.create(tenant, thread_id, dict(body.metadata or {}), reuse=body.if_exists == "do_nothing")
+    own = {SUBJECT: caller.browser.subject} if caller.browser is not None else {}
+    metadata = {**(body.metadata or {}), **own}
+    record = await services.threads.create(caller.tenant, thread_id, metadata, reuse=body.if_exists == "do_nothing")
+    if caller.browser is not None:
+        check_owner(caller.browser, record.thread_id, record.metadata)
     return Thread.of(record, None)
 
 

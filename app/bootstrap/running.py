@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -28,11 +29,13 @@ from app.bootstrap.models import model_chains, model_limits
 from app.bootstrap.policies import make_policies, model_limiters, request_limit, stages_of
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
+from app.guards.browser_tokens import BrowserTokens
 from app.guards.rate_limits import SharedBuckets
 from app.runs.acceptance import Deadlines, RunAcceptance
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
+from app.runs.feedback import FeedbackService
 from app.runs.leases import LeaseKeeper
 from app.runs.public_http import AllowedHosts
 from app.runs.service import RunService
@@ -45,6 +48,7 @@ from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
 from app.storage.redis.embedded import EmbeddedRedis
+from app.storage.redis.feedback import FeedbackRepository
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRecord, RunRepository
@@ -166,8 +170,11 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         if executes:
             sender = WebhookSender(outbox, secrets, allowed=allowed, listener=lambda event: metrics.webhook(event.kind))
             stack.push_async_callback(_stop, asyncio.create_task(sender.run(), name="webhooks"))
+        tokens = BrowserTokens([secret.get_secret_value() for secret in settings.access.browser_token_secrets], now=time.time)
         yield Services(
-            api_keys=ApiKeys(settings.access.api_keys),
+            api_keys=ApiKeys(settings.access.api_keys, tokens),
+            browser_tokens=tokens,
+            feedback=FeedbackService(FeedbackRepository(redis), tracer, metrics),
             threads=states,
             runs=service,
             assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
