@@ -165,6 +165,7 @@ def test_a_browser_cannot_say_who_it_is(browser: Browser, backend: httpx.Client)
         ({"webhook": "https://example.com"}, "field_not_for_browsers"),
         ({"metadata": {"a": 1}}, "field_not_for_browsers"),
         ({"config": {"tags": ["x"]}}, "field_not_for_browsers"),
+        ({"context": {"answer_at": 0.1}}, "field_not_for_browsers"),
         ({"checkpoint_id": "1"}, "field_not_for_browsers"),
         ({"interrupt_before": "*"}, "field_not_for_browsers"),
         ({"after_seconds": 1}, "field_not_for_browsers"),
