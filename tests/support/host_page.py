@@ -47,8 +47,9 @@ class HostPage:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.origin = f"http://localhost:{self._server.server_port}"
-        self.other_origin = f"http://127.0.0.1:{self._server.server_port}"
+        # Another origin and the same site: a browser that blocks third-party storage lets no other site's frame remember anything.
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+        self.other_origin = f"http://localhost:{self._server.server_port}"
 
     @contextmanager
     def serving(self) -> Iterator[HostPage]:
