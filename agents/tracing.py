@@ -78,6 +78,10 @@ class Tracer(Protocol):
         """A span below the current one."""
         ...
 
+    def score(self, seed: str, name: str, value: float, comment: str = "") -> None:
+        """What somebody thinks of the run whose trace has this seed; the same name again replaces the earlier word."""
+        ...
+
 
 class _NullSpan:
     """Takes everything and keeps nothing."""
@@ -113,3 +117,6 @@ class NullTracer:
     def span(self, kind: SpanKind, name: str, *, input: Any = None) -> AbstractContextManager[Span]:
         """The span that does nothing."""
         return _NULL_SPAN
+
+    def score(self, seed: str, name: str, value: float, comment: str = "") -> None:
+        """Nothing is sent."""

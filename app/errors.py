@@ -3,6 +3,7 @@
 AppError
 ├── InvalidInput          422  the request is malformed
 ├── Unauthenticated       401  no key, or a wrong one
+├── Forbidden             403  known, but not allowed to do this
 ├── NotFound              404  there is none, or it is another tenant's: the two are not told apart
 ├── AlreadyExists         409
 ├── ThreadBusy            409  another run is under way on the thread
@@ -45,6 +46,13 @@ class Unauthenticated(AppError):
 
     code = "unauthenticated"
     status = 401
+
+
+class Forbidden(AppError):
+    """The caller is known, and may not do this."""
+
+    code = "forbidden"
+    status = 403
 
 
 class NotFound(AppError):

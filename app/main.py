@@ -19,7 +19,10 @@ from app import __version__
 from app.api import (
     admin,
     assistants,
+    browser_tokens,
+    chat,
     crons,
+    feedback,
     health,
     openai,
     problems,
@@ -75,9 +78,11 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
         telemetry={"tracing": False},  # traces are ours (ADR-0011)
         generate_unique_id_function=lambda route: route.name,
     )
-    resources = (threads, thread_search, thread_streams, protocol, runs, run_batches, assistants, store, crons, webhooks)
-    for module in (*resources, openai, health):
+    resources = (threads, thread_search, thread_streams, protocol, runs, run_batches, feedback, assistants, store, crons, webhooks)
+    for module in (*resources, openai, browser_tokens, health):
         app.include_router(module.router, max_body_size=MAX_BODY_BYTES)
+    access = settings.access
+    app.include_router(chat.router(access.cors_origins, has_keys=bool(access.api_keys)), max_body_size=MAX_BODY_BYTES)
     if settings.access.admin_token is not None:  # without one, /admin is a path like any other that leads nowhere
         app.include_router(admin.router(settings.access.admin_token), max_body_size=MAX_BODY_BYTES)
     problems.install(app)
@@ -86,10 +91,11 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     if services.request_limit is not None:
         app.add_middleware(RateLimitFields)
     # A service without keys must not be open to every page that its user's browser visits.
-    origins = {"allow_origins": ["*"]} if settings.access.api_keys else {"allow_origin_regex": _LOOPBACK_ORIGIN}
+    named = list(access.cors_origins or (["*"] if access.api_keys else []))
     app.add_middleware(
         CORSMiddleware,
-        **origins,
+        allow_origins=named,
+        allow_origin_regex=None if named else _LOOPBACK_ORIGIN,
         allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
         allow_headers=["*"],
         expose_headers=_EXPOSED,

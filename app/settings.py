@@ -22,6 +22,11 @@ DEFAULT_MODEL = "gpt-4.1-mini"
 """What `MODEL_REASONING` and `MODEL_ROUTING` stand for when a provider is configured and they are not."""
 DEFAULT_REQUESTS_PER_MINUTE = 100
 """Runs that one API key may ask for per minute unless `RATE_LIMIT_RPM` says otherwise: more than a person, less than a loop."""
+EVERY_ORIGIN = "*"
+"""What `CORS_ORIGINS` says for pages from anywhere."""
+LEAST_SECRET = 32
+"""Shortest secret that signs browser tokens, characters: who has a token can try secrets at home."""
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NOT_ROLES = frozenset({"MODEL_FALLBACK"})
 
@@ -76,7 +81,8 @@ class StorageSettings(_Settings):
 class AccessSettings(_Settings):
     """Who may call. Without keys everybody is tenant `default`, and then only from this machine, unless `allow_open`.
 
-    Without `admin_token` there are no routes for operators.
+    Without `admin_token` there are no routes for operators. `cors_origins` are the pages that may call and embed the chat; None: the
+    default. `browser_token_secrets` sign browser tokens, the first one; all are believed.
     """
 
     api_keys: Annotated[Mapping[str, str], BeforeValidator(lambda value: _parse_keys(value))] = Field(
@@ -84,9 +90,17 @@ class AccessSettings(_Settings):
     )
     allow_open: bool = Field(False, alias="ALLOW_OPEN")
     admin_token: SecretStr | None = Field(None, alias="ADMIN_TOKEN")
+    cors_origins: Annotated[tuple[str, ...] | None, BeforeValidator(lambda value: _parse_origins(value))] = Field(
+        None, alias="CORS_ORIGINS"
+    )
+    browser_token_secrets: Annotated[tuple[SecretStr, ...], BeforeValidator(lambda value: _parse_secrets(value))] = Field(
+        (), alias="BROWSER_TOKEN_SECRET"
+    )
 
     @model_validator(mode="after")
     def _fit(self) -> AccessSettings:
+        if self.cors_origins == (EVERY_ORIGIN,) and not self.api_keys:
+            raise ValueError("CORS_ORIGINS=* without API_KEYS opens the service to every page that is visited here: name the origins")
         if self.admin_token is not None and self.admin_token.get_secret_value() in self.api_keys:
             raise ValueError("ADMIN_TOKEN is also one of the API_KEYS: set another one, tenants do not operate the service")
         return self
@@ -271,6 +285,27 @@ def _parse_keys(value: Any) -> Any:
             raise ValueError(f"entry {number} repeats a key")
         keys[key] = tenant
     return keys
+
+
+def _parse_origins(value: Any) -> Any:
+    """`https://shop.example,http://localhost:3000` or `*` as a tuple."""
+    if not isinstance(value, str):
+        return value
+    origins = tuple(dict.fromkeys(origin.strip().lower() for origin in value.split(",")))
+    wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin) and origins != (EVERY_ORIGIN,)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no origin; write scheme://host or scheme://host:port without a path, or * alone")
+    return origins
+
+
+def _parse_secrets(value: Any) -> Any:
+    """`new,old` as a tuple."""
+    if not isinstance(value, str):
+        return value
+    secrets = tuple(secret.strip() for secret in value.split(","))
+    if any(len(secret) < LEAST_SECRET for secret in secrets):
+        raise ValueError(f"needs at least {LEAST_SECRET} characters; `openssl rand -hex 32` makes a good one")
+    return tuple(map(SecretStr, secrets))
 
 
 def _parse_limits(value: Any) -> Any:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Request
 
+from app.api.browser_scope import narrowed
 from app.api.deps import Caller, CallerDep, Services, ServicesDep
 from app.api.rate_limit import spend
 from app.api.schemas import RunCreate, StatelessRunCreate
@@ -108,7 +109,8 @@ class NewRun:
     async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool, asked: str | None) -> StartedRun:
         if self.services.request_limit is not None:
             await spend(self.services.request_limit, self.request, self.tenant, self.caller.key_id)
-        wanted = self.request_of(body, streams=streams, is_background=is_background)
+        permitted = narrowed(self.caller.browser, body) if self.caller.browser is not None else body
+        wanted = self.request_of(permitted, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
         return await self.services.runs.start(
             self.tenant, thread, wanted, idempotency=self._idempotency(asked or body.model_dump_json(exclude_unset=True))

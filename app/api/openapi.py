@@ -23,6 +23,9 @@ def describe(app: FastAPI) -> None:
                 schemas.pop(name, None)
             for path, operations in document["paths"].items():
                 for operation in operations.values():
+                    responses = operation["responses"]
+                    if "401" in responses and not path.startswith("/admin"):  # wherever a key is needed, a browser token may not do
+                        responses.setdefault("403", {**responses["401"], "description": "Forbidden"})
                     if "429" in operation["responses"]:
                         describe_fields(operation)
                     if path.startswith("/v1/"):

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 
-from app.api.deps import ServicesDep, TenantDep
+from app.api.browser_scope import check_owner, check_thread
+from app.api.deps import CallerDep, ServicesDep, TenantDep
 from app.api.problems import problem_responses
 from app.api.schemas import (
     CheckpointConfig,
@@ -22,23 +23,29 @@ from app.api.schemas import (
     ThreadState,
     ThreadTimeToLive,
 )
+from app.guards.browser_tokens import SUBJECT
 
 router = APIRouter(tags=["threads"], responses=problem_responses(401, 503))
 
 
 @router.post("/threads", name="create_thread", responses=problem_responses(409, 413, 422))
-async def create_thread(body: ThreadCreate, services: ServicesDep, tenant: TenantDep) -> Thread:
+async def create_thread(body: ThreadCreate, services: ServicesDep, caller: CallerDep) -> Thread:
     """Make a thread."""
+    if caller.browser is not None:
+        check_thread(body)
     thread_id = str(body.thread_id) if body.thread_id else None
+    own = {SUBJECT: caller.browser.subject} if caller.browser is not None else {}
     record = await services.threads.create(
-        tenant,
+        caller.tenant,
         thread_id,
-        dict(body.metadata or {}),
+        {**(body.metadata or {}), **own},
         reuse=body.if_exists == "do_nothing",
         lifetime=body.ttl.as_lifetime() if body.ttl else None,
         supersteps=[[update.as_update() for update in step.updates] for step in body.supersteps or ()],
     )
-    return Thread.of(record, await services.threads.values(tenant, record) if body.supersteps else None)
+    if caller.browser is not None:
+        check_owner(caller.browser, record.thread_id, record.metadata)
+    return Thread.of(record, await services.threads.values(caller.tenant, record) if body.supersteps else None)
 
 
 @router.get("/threads/{thread_id}", name="get_thread", responses=problem_responses(404, 422))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
@@ -33,11 +34,13 @@ from app.crons.ticker import CronTicker
 from app.errors import NotFound
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
+from app.guards.browser_tokens import BrowserTokens
 from app.guards.rate_limits import SharedBuckets
 from app.runs.acceptance import Deadlines, RunAcceptance
 from app.runs.dispatcher import Dispatcher
 from app.runs.events import EventLogs
 from app.runs.executor import Executor
+from app.runs.feedback import FeedbackService
 from app.runs.leases import LeaseKeeper
 from app.runs.public_http import AllowedHosts
 from app.runs.service import RunService
@@ -53,6 +56,7 @@ from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
 from app.storage.redis.crons import CronRepository
 from app.storage.redis.embedded import EmbeddedRedis
+from app.storage.redis.feedback import FeedbackRepository
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRecord, RunRepository
@@ -196,8 +200,11 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         if executes:
             sender = WebhookSender(outbox, secrets, allowed=allowed, listener=lambda event: metrics.webhook(event.kind))
             stack.push_async_callback(_stop, asyncio.create_task(sender.run(), name="webhooks"))
+        tokens = BrowserTokens([secret.get_secret_value() for secret in settings.access.browser_token_secrets], now=time.time)
         yield Services(
-            api_keys=ApiKeys(settings.access.api_keys),
+            api_keys=ApiKeys(settings.access.api_keys, tokens),
+            browser_tokens=tokens,
+            feedback=FeedbackService(FeedbackRepository(redis), tracer, metrics),
             threads=states,
             search=ThreadSearch(index, indexer, threads, states.values),
             runs=service,

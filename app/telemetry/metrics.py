@@ -24,6 +24,7 @@ spelling (dots become underscores, the unit ends the name); everything that is o
 | `capataz_bulkhead_wait_seconds` | dependency | how long calls waited that had to |
 | `capataz_runs_refused_total` | reason, priority | runs that were not taken: `queue`, `deadline`, `capacity`, `backlog` |
 | `capataz_webhooks_total` | kind | attempts to tell of a run's end: `delivered`, `failed` (tried again), `dead` (given up) |
+| `capataz_feedback_total` | verdict | what people said of answers, each change of mind once: `good` (score above 0.5), `mixed`, `bad` |
 | `capataz_redis_errors_total` | operation, error_type | requests that were refused because Redis failed; `operation` is the route's name |
 | `capataz_traces_dropped_total` | – | spans that were lost, and runs that were not traced because of it |
 
@@ -93,6 +94,7 @@ class Metrics:
         self._refused = Counter("capataz_runs_refused", "Runs that were not taken", ("reason", "priority"), registry=registry)
         self._bulkheads: Callable[[], Iterable[Bulkhead]] = tuple
         self._webhooks = Counter("capataz_webhooks", "Attempts to tell of a run's end", ("kind",), registry=registry)
+        self._feedback = Counter("capataz_feedback", "What people said of answers", ("verdict",), registry=registry)
         self._redis = Counter(
             "capataz_redis_errors", "Requests refused because Redis failed", ("operation", "error_type"), registry=registry
         )
@@ -164,6 +166,10 @@ class Metrics:
     def webhook(self, kind: str) -> None:
         """An attempt at a webhook ended as `delivered`, `failed` or `dead`."""
         self._webhooks.labels(kind).inc()
+
+    def feedback(self, score: float) -> None:
+        """Somebody gave an answer this score, between 0 and 1, or another one than before."""
+        self._feedback.labels("good" if score > 0.5 else "bad" if score < 0.5 else "mixed").inc()
 
     def redis_failed(self, operation: str, error: BaseException) -> None:
         """A request to the route `operation` was refused because Redis failed."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 from langfuse import Langfuse, propagate_attributes
 from langgraph.errors import GraphBubbleUp
@@ -76,6 +77,22 @@ class LangfuseTracer:
         if self._is_closed or not get_current_span().is_recording():
             return _NOTHING.span(kind, name)
         return _LangfuseSpan(self._client, self._outbox, kind, name, input)
+
+    def score(self, seed: str, name: str, value: float, comment: str = "") -> None:
+        """A score of the run's trace, sent from the SDK's own thread; one that is given again has the same id, so it replaces."""
+        if self._is_closed:
+            return
+        try:
+            self._client.create_score(
+                score_id=str(uuid5(NAMESPACE_OID, f"{seed}:{name}")),
+                trace_id=Langfuse.create_trace_id(seed=seed),
+                name=name,
+                value=value,
+                data_type="NUMERIC",
+                comment=mask_text(comment) if comment else None,
+            )
+        except Exception as exc:
+            log.warning("score_not_sent", error=type(exc).__name__)
 
     async def close(self) -> None:
         """Send what is waiting and stop, within three seconds; what is left then is lost. Never raises; may be called twice."""

@@ -1,4 +1,4 @@
-"""A Langfuse server as its SDK sees it: takes spans over the OTLP export protocol and remembers them."""
+"""A Langfuse server as its SDK sees it: takes spans over the OTLP export protocol, and scores, and remembers them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 TRACES_PATH = "/api/public/otel/v1/traces"
+SCORES_PATH = "/api/public/scores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class LangfuseReceiver:
         self.requests = 0
         self._answers = answers
         self._spans: list[ReceivedSpan] = []
+        self._scores: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._leaving = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -80,6 +82,11 @@ class LangfuseReceiver:
         """All spans so far."""
         return self.wait(lambda _: True)
 
+    def scores(self) -> list[dict[str, Any]]:
+        """All scores so far, as they were sent."""
+        with self._changed:
+            return list(self._scores)
+
     def __enter__(self) -> LangfuseReceiver:
         self._thread.start()
         return self
@@ -97,6 +104,11 @@ class LangfuseReceiver:
             self._changed.notify_all()
         if not self._answers:
             self._leaving.wait()
+        if path == SCORES_PATH:
+            batch = json.loads(body)
+            with self._changed:
+                self._scores += batch
+            return "application/json", b'{"message": "Accepted"}'
         if path != TRACES_PATH:
             return "application/json", b'{"successes": [], "errors": []}'
         batch = [

@@ -23,6 +23,7 @@ OFFERED = dict(re.findall(r"^# ([A-Z][A-Z0-9_]*)=(.*)$", EXAMPLE, re.MULTILINE))
 COMPOSE_PART = EXAMPLE[EXAMPLE.index("Only for docker-compose.yml") :]
 COMPOSE_ONLY = frozenset(re.findall(r"^# ([A-Z][A-Z0-9_]*)=", COMPOSE_PART, re.MULTILINE))
 REQUIRED = frozenset(re.findall(r"\$\{([A-Z0-9_]+):\?set it in \.env\}", COMPOSE_TEXT))
+OPTIONAL_SECRETS = ("OPENAI_API_KEY", "FALLBACK_API_KEY", "WEBHOOK_SECRET", "ADMIN_TOKEN", "BROWSER_TOKEN_SECRET")
 SECRET = re.compile(r"PASSWORD|SECRET|SALT|KEY|(?<!NEXT)AUTH")
 
 
@@ -76,7 +77,7 @@ def test_no_secret_has_a_default(name: str) -> None:
     """Each secret comes from .env, also inside an address; those of features that one may do without may be empty."""
     for variable, value in SERVICES[name].get("environment", {}).items():
         if SECRET.search(variable) and not variable.endswith("ACCESS_KEY_ID"):
-            optional = variable in ("OPENAI_API_KEY", "FALLBACK_API_KEY", "WEBHOOK_SECRET", "ADMIN_TOKEN") and value == f"${{{variable}:-}}"
+            optional = variable in OPTIONAL_SECRETS and value == f"${{{variable}:-}}"
             assert optional or re.search(r"\$\{[A-Z0-9_]+:\?", value), f"{name}: {variable}={value}"
         assert not re.search(r"://\w*:[^$@/]+@", value), f"{name}: {variable}={value}"
     assert not [name for name, value in OFFERED.items() if SECRET.search(name) and value]
