@@ -42,7 +42,9 @@ def run_node(files: dict[str, str], program: str, **variables: str) -> subproces
         for name, text in files.items():
             Path(folder, name).write_text(text, "utf-8")
         environment = {"PATH": os.environ["PATH"], "HOME": folder, **variables}
-        return subprocess.run(["node", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_LIMIT, check=False)
+        return subprocess.run(
+            ["node", program], cwd=folder, env=environment, capture_output=True, text=True, timeout=RUN_LIMIT, check=False
+        )
 
 
 @cache

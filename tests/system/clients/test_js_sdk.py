@@ -20,7 +20,7 @@ def results(served: Member, key: str) -> dict[str, str]:
 
 @pytest.mark.needs("npm")
 @pytest.mark.needs("nodejs", program="node")
-@pytest.mark.parametrize(("name", "is_later"), checks("sdk.mjs"))
+@pytest.mark.parametrize(("name", "is_later"), checks("sdk.mjs"), ids=lambda value: value if isinstance(value, str) else "")
 def test_the_js_sdk(results: dict[str, str], name: str, is_later: bool) -> None:
     """As the check says."""
     if is_later:
