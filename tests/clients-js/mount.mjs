@@ -4,6 +4,7 @@ import { JSDOM } from "jsdom";
 const page = new JSDOM("<!doctype html>", { url: "http://localhost:3000/" });
 globalThis.window = page.window;
 globalThis.document = page.window.document;
+globalThis.FormData = page.window.FormData; // React makes one of a form
 globalThis.navigator ??= page.window.navigator; // node 20 has none
 
 const { createElement } = await import("react");
