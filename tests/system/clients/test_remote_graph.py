@@ -182,7 +182,6 @@ async def test_a_question_of_a_node_stops_the_local_graph(remote: RemoteGraph) -
     assert texts(done)[-1] == "order 7: yes"
 
 
-@pytest.mark.xfail(raises=NotFoundError, strict=True, reason="its route has not landed: remove this mark when it has")
 async def test_it_is_drawn(remote: RemoteGraph) -> None:
     """Nodes, edges, and what is inside of the subgraph."""
     flat, deep = remote.get_graph(), await remote.aget_graph(xray=True)
