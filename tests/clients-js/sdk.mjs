@@ -261,7 +261,7 @@ later("runs are made in a batch", async () => {
 later("the runs of a thread are followed in one stream", async () => {
   const threadId = await newThread();
   await runs.wait(threadId, BRISK, { input: says("one") });
-  for await (const part of threads.joinStream(threadId, { lastEventId: "-", streamMode: ["run_modes"] })) {
+  for await (const part of threads.joinStream(threadId, { lastEventId: "-1", streamMode: ["run_modes"] })) {
     if (part.event === "metadata" && part.data.status === "run_done") return;
   }
   assert.fail("the stream ended");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import itertools
 import re
@@ -27,6 +28,8 @@ from tests.support.engine_process import ASKING, BRISK, STICKY
 from tests.support.fleet import Member
 from tests.support.protocol import GRAPH, some_id
 
+LIMIT = 20.0
+"""Seconds that a thread stream may take."""
 SYSTEM = {"created_by": "system"}
 RESOURCES = ("assistants", "threads", "runs", "crons", "store")
 SOURCE = Path(__file__).read_text("utf-8")
@@ -354,7 +357,7 @@ async def test_the_runs_of_a_thread_are_followed_in_one_stream(sdk: Sdk) -> None
     thread_id, _ = await sdk.told("one")
     await sdk("runs.wait", thread_id, BRISK, input=says("two"), metadata={})
     ends = 0
-    async for part in sdk.each("threads.join_stream", thread_id, last_event_id="-", stream_mode=["run_modes"]):
+    async for part in sdk.each("threads.join_stream", thread_id, last_event_id="-1", stream_mode=["run_modes"]):
         ends += part.event == "metadata" and part.data.get("status") == "run_done"
         if ends == 2:
             break
@@ -618,12 +621,13 @@ async def test_crons_are_made_found_changed_and_removed(sdk: Sdk) -> None:
 async def test_a_thread_stream_starts_a_run_and_tells_its_messages_and_its_end(served: Member, key: str) -> None:
     """`threads.stream`: the thread is made by its first run, and its state is the output."""
     async with connected("async", served.url, key) as sdk, sdk.client.threads.stream(assistant_id=BRISK) as thread:
-        started = await thread.run.start(input=says("one two"))
-        said = [[message.message_id, await message.text] async for message in spoken(thread)]
-        output = await thread.output
+        async with asyncio.timeout(LIMIT):
+            started = await thread.run.start(input=says("one two"))
+            said = [await message.text async for message in spoken(thread)]
+            output = await thread.output
 
         assert (await sdk("runs.get", thread.thread_id, started["run_id"]))["status"] == "success"
-    assert [text for _, text in said] == ["one two"]
+    assert said == ["one two"]
     assert texts(output) == ["one two", "one two"]
 
 
@@ -638,11 +642,12 @@ async def spoken(thread: Any) -> AsyncIterator[Any]:
 async def test_a_thread_stream_asks_and_takes_the_answer(served: Member, key: str) -> None:
     """`run.respond` answers the one question that waits."""
     async with connected("async", served.url, key) as sdk, sdk.client.threads.stream(assistant_id=BRISK) as thread:
-        await thread.run.start(input=says("refund order 7"))
-        await thread.output
-        asked = list(thread.interrupts)
-        await thread.run.respond("yes")
-        output = await thread.output
+        async with asyncio.timeout(LIMIT):
+            await thread.run.start(input=says("refund order 7"))
+            _ = [values async for values in thread.values]  # ends when the run pauses
+            asked = list(thread.interrupts)
+            await thread.run.respond("yes")
+            output = await thread.output
 
     assert [question["value"]["order"] for question in asked] == [7]
     assert texts(output) == ["refund order 7", "order 7: yes"]
