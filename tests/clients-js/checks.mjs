@@ -36,7 +36,7 @@ export async function until(isSo, what) {
     if (found) return found;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  throw new Error(`it did not happen: ${what}`);
+  throw new Error(`it did not happen: ${what}: ${isSo}`);
 }
 
 export async function main() {

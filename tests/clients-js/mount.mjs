@@ -17,7 +17,7 @@ export function mount(useStream, options) {
   const shown = { stream: null, texts: [] };
   function Chat() {
     const stream = useStream(options);
-    const said = stream.messages.map((message) => String(message.content));
+    const said = stream.messages.map((message) => message.text ?? String(message.content));
     shown.stream = stream;
     shown.texts.push(said);
     return createElement("ul", null, ...said.map((text, i) => createElement("li", { key: i }, text)));
