@@ -236,7 +236,7 @@ check("an assistant is made, changed, gone back with and removed", async () => {
   await rejects(assistants.get(id), 404);
 });
 
-later("threads are found, counted, copied and pruned", async () => {
+check("threads are found, counted, copied and pruned", async () => {
   const mark = randomUUID();
   const { thread_id: first } = await threads.create({ metadata: { mark }, ttl: 60 });
   const { thread_id: second } = await threads.create({ metadata: { mark } });
@@ -253,7 +253,7 @@ later("threads are found, counted, copied and pruned", async () => {
   assert.deepEqual(await threads.prune([first, second]), { pruned_count: 2 });
 });
 
-later("runs are made in a batch", async () => {
+check("runs are made in a batch", async () => {
   const made = await runs.createBatch([{ assistantId: BRISK, input: says("one") }]);
   assert.equal(made.length, 1);
 });
@@ -267,7 +267,7 @@ later("the runs of a thread are followed in one stream", async () => {
   assert.fail("the stream ended");
 });
 
-later("items are kept, found and removed", async () => {
+check("items are kept, found and removed", async () => {
   const namespace = ["memories", randomUUID()];
   await store.putItem(namespace, "a", { age: 1 });
   await store.putItem(namespace, "b", { age: 2 }, { ttl: 60, index: false });
@@ -282,7 +282,7 @@ later("items are kept, found and removed", async () => {
   assert.equal(await store.getItem(namespace, "a"), null);
 });
 
-later("crons are made, found, changed and removed", async () => {
+check("crons are made, found, changed and removed", async () => {
   const threadId = await newThread();
   const loose = await crons.create(BRISK, { schedule: "0 3 * * *", input: says("one") });
   const bound = await crons.createForThread(threadId, BRISK, { schedule: "*/5 * * * *", input: says("two") });

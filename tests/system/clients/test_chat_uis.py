@@ -79,7 +79,6 @@ def test_agent_chat_ui_opens_asks_and_reads_the_history(page: httpx.Client) -> N
     assert thread["metadata"]["graph_id"] == BRISK
 
 
-@pytest.mark.xfail(strict=True, raises=httpx.HTTPStatusError, reason="its route has not landed: remove this mark when it has")
 def test_agent_chat_ui_lists_its_threads(page: httpx.Client) -> None:
     """By the name of the graph, or by the id of the assistant if that is what was configured."""
     thread_id = page.post("/threads", json={}).json()["thread_id"]
