@@ -144,8 +144,13 @@ async def join_run_stream(
     last_event_id: Annotated[
         str | None, Header(description="Only events after this one; -1: all of them. Without it: only new ones.")
     ] = None,
+    since: Annotated[
+        str | None,
+        Query(alias="last_event_id", description="The same for who cannot send a header, as a browser's `EventSource`; the header wins."),
+    ] = None,
 ) -> StreamingResponse:
     """Follow a run, from any of its events on, also after it has ended as long as its events are kept."""
+    last_event_id = since if last_event_id is None else last_event_id
     run = await services.runs.get(tenant, str(thread_id), str(run_id))
     reader = await services.runs.reader(tenant, run, after=last_seen(last_event_id), modes=stream_modes(stream_mode))
     content = frames(reader)

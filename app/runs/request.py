@@ -72,9 +72,11 @@ def checked(entry: GraphEntry, request: RunRequest, how: Configured) -> dict[str
         InvalidInput: The input or the command is not what the graph accepts, or names a node that it does not have.
     """
     _check_nodes(entry, request)
+    command = _checked_command(entry, request.command)
     return {
-        "input": checked_input(entry, request.input),
-        "command": _checked_command(entry, request.command),
+        # A command takes the input's place, whatever is there: agent-chat-ui sends an empty object beside its answer.
+        "input": checked_input(entry, request.input) if command is None else None,
+        "command": command,
         "stream_mode": list(request.stream_mode),
         "stream_subgraphs": request.stream_subgraphs,
         "interrupt_before": request.interrupt_before,
