@@ -3,9 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 PYTEST := $(BIN)/python -m pytest
+# Test processes: more than a small machine has cores, since many tests wait. WORKERS=0 runs the tests one after the other.
+WORKERS ?= 4
+BESIDE := -n $(WORKERS) -m "not alone"
+# A module stays together where its tests share a service that runs.
+MODULES := $(BESIDE) --dist loadscope --no-loadscope-reorder
+# Says how long it took.
+timed = @begun=$$(date +%s); $(1) || exit $$?; echo "$@: $$(($$(date +%s) - begun)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults alone chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -32,40 +39,43 @@ run: $(VENV)/.run ## Serve on port 8000: embedded Redis and the offline model un
 worker: $(VENV)/.run ## Execute runs of the same storage without serving HTTP; the server then takes EXECUTION=workers
 	@$(BIN)/python -m app.worker
 
-test: lint types imports unit integration system faults ## Everything that CI runs
+test: lint types imports unit integration system faults alone ## Everything that CI runs
 
 lint: $(VENV)/.dev ## Style of the code
 	@$(BIN)/ruff format --check --quiet . || { echo "make fmt mends this"; exit 1; }
-	@$(BIN)/ruff check --quiet .
+	$(call timed,$(BIN)/ruff check --quiet .)
 
 fmt: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
 
 types: $(VENV)/.dev ## Types of the code
-	@$(BIN)/mypy
+	$(call timed,$(BIN)/mypy)
 
 imports: $(VENV)/.dev ## Which part may import which
-	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+	$(call timed,$(BIN)/lint-imports --no-logo > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; })
 
 unit: $(VENV)/.dev ## Tests without I/O, and the contracts; those of resilience/ must reach 98 % of its branches
-	@$(PYTEST) -q tests/unit/resilience --cov=resilience --cov-branch --cov-fail-under=98 --cov-report=term:skip-covered
-	@$(PYTEST) -q tests/unit tests/contracts --ignore=tests/unit/resilience
+	$(call timed,$(PYTEST) -q -n $(WORKERS) tests/unit/resilience --cov=resilience --cov-branch --cov-fail-under=98 --cov-report=term:skip-covered \
+		&& $(PYTEST) -q -n $(WORKERS) tests/unit tests/contracts --ignore=tests/unit/resilience)
 
 integration: $(VENV)/.dev ## Tests with a real Redis, which they start
-	@$(PYTEST) -q tests/integration
+	$(call timed,$(PYTEST) -q $(MODULES) tests/integration)
 
 system: $(VENV)/.dev ## Tests of the whole service over HTTP
-	@$(PYTEST) -q tests/system
+	$(call timed,$(PYTEST) -q $(MODULES) tests/system)
 
 faults: $(VENV)/.dev ## The same with one fault per test, in small numbers
-	@$(PYTEST) -q tests/chaos
+	$(call timed,$(PYTEST) -q $(BESIDE) --maxschedchunk=1 tests/chaos)
+
+alone: $(VENV)/.dev ## Those of all levels that measure so closely that nothing may run beside them
+	$(call timed,$(PYTEST) -q -m alone tests/integration tests/system tests/chaos)
 
 chaos: $(VENV)/.dev ## The same in full numbers, with the limits as they are promised; takes most of an hour
 	@CHAOS=full $(PYTEST) -q -s tests/chaos tests/system/test_streams.py tests/integration/test_run_machine.py
 
-mutation: $(VENV)/.dev ## How many small faults in resilience/ its unit tests notice; takes some minutes
-	@nice $(BIN)/python -m benchmarks.mutation
+mutation: $(VENV)/.dev ## How many small faults in resilience/ its unit tests notice; goes on where it stopped, MUTATION="--seconds 200" at a time
+	@nice $(BIN)/python -m benchmarks.mutation $(MUTATION)
 
 bench: $(VENV)/.dev ## What a run costs, beside the same graph without persistence
 	@$(BIN)/python -m benchmarks.bench

@@ -1,11 +1,18 @@
 """Tests that need a Debian package: skipped with a list where it is absent, failed where CI says that nothing may be."""
 
 import os
+import random
 import shutil
 
 import pytest
 
 _MISSING: set[str] = set()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """One order of sets for all test processes, or a test with a set among its parameters has another name in each."""
+    os.environ.setdefault("PYTHONHASHSEED", str(random.SystemRandom().randrange(2**32)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

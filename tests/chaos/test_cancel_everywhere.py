@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import httpx
+import pytest
 
 from tests.support.fleet import background, wait_until
 from tests.support.protocol import GRAPH
@@ -13,6 +14,7 @@ from tests.support.provider import Provider, Reply, is_routing, routes_to
 CANCELS = 20
 
 
+@pytest.mark.alone("a provider that is slow because the machine is may be given up before the cancel")
 def test_a_cancel_closes_the_connection_to_the_provider_within_a_second(start_fleet, ledger, slack):
     """Through a gateway that does not execute the run; no token is logged after the cancel, which is the log's last event."""
     tokens = Reply(" ".join(f"word{i}" for i in range(5_000)), pause=0.02)

@@ -10,7 +10,7 @@ from tests.support.service import Service
 
 def test_a_run_goes_on_after_the_service_was_killed(tmp_path):
     """The reader comes back with the last id it saw: every step is there, the state it continues from, and one end."""
-    service = Service(tmp_path, CONFORMANCE_GRAPH="true", LEASE_SECONDS="1")
+    service = Service(tmp_path, as_command=True, CONFORMANCE_GRAPH="true", LEASE_SECONDS="1")
     body = {
         "assistant_id": "conformance",
         "input": {"messages": [{"role": "user", "content": "slow please"}]},

@@ -45,6 +45,7 @@ class Town:
         return concludes("That is how it is done.")
 
 
+@pytest.mark.alone("two P95 of the same minute are compared")
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_hanging_model_does_not_slow_other_specialists(start_fleet, count, mode: Mode):
     """P95 of the others while forty customers wait for the hanging one, against P95 without them, on the same service."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import httpx
+import pytest
 
 from benchmarks.bench_client import Sample
 from benchmarks.bench_overload import BODY, CAPACITY, load, quantile, scene
@@ -25,6 +26,7 @@ LIVE_LIMIT = 1.0
 """Longest wait for /health/live, seconds."""
 
 
+@pytest.mark.alone("the capacity is the provider's, not the machine's")
 def test_at_three_times_the_capacity_what_is_taken_is_answered_as_quickly_as_at_half_of_it(
     tmp_path: Path, chance: Random, slack: float, count: Callable[[int, int], int]
 ) -> None:
@@ -72,6 +74,7 @@ def refusals_of(port: int, seconds: float) -> list[httpx.Response]:
     return told
 
 
+@pytest.mark.alone("the flood takes a whole core")
 def test_ten_times_the_capacity_does_not_kill_the_service(
     tmp_path: Path, chance: Random, slack: float, count: Callable[[int, int], int]
 ) -> None:

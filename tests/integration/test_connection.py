@@ -12,7 +12,8 @@ from redis.exceptions import ResponseError
 
 from app.storage.errors import LeaseLost, StorageUnavailable, StorageUnsuitable
 from app.storage.redis.connection import check_server, connect, guarded, ping
-from tests.support.redis_server import RedisServer, free_port, short_directory
+from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer, short_directory
 
 
 @pytest.fixture(params=["unix", "tcp"])

@@ -247,6 +247,7 @@ async def test_a_dead_provider_is_not_stormed(provider):
     assert questions < len(provider.requests) <= 1.1 * questions + 10 * windows
 
 
+@pytest.mark.alone("no second call is begun where this process itself is late")
 async def test_a_straggler_is_asked_again_and_its_connection_closed(provider):
     """Over real connections: twenty usual answers, one that hangs; the second request answers, and one request was cancelled."""
     provider.behaviour = lambda request: Reply("one two three", hangs=len(provider.requests) == 21)

@@ -1,11 +1,13 @@
 """The service and its workers as processes that a test may kill, with a graph that sticks on demand.
 
-The modules are imported once, by a fork server; each process is a fork of it, so that it is there in a tenth of a second.
+The modules are imported once, by a fork server; each process is a fork of it, so that it is there in a tenth of a second instead of
+three, most of which are CPU time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import time
@@ -22,6 +24,7 @@ from langgraph.types import interrupt
 from pydantic import BaseModel, ConfigDict
 
 from app.bootstrap.running import run
+from app.main import main as serve_as_configured
 from app.main import serve
 from app.worker import work
 from graphs.conformance import RECURSION_LIMIT, ConformanceState, Node, build_conformance
@@ -29,6 +32,8 @@ from graphs.context import RunScope
 from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
 
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 Kind = Literal["gateway", "worker"]
 BRISK, STICKY, ASKING, MOODY, NESTED, REMEMBERING = "brisk", "sticky", "asking", "moody", "nested", "remembering"
 """The conformance graph with short steps; one whose only node blocks or hangs; one that asks two questions at once; one that must be told
@@ -181,15 +186,25 @@ def build_remembering() -> StateGraph[ConformanceState]:
 
 def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs: bool) -> None:
     """Be a gateway or a worker with these settings and nothing of the parent's; what is said goes to the file `log`."""
+    _begin_anew(variables, log)
+    graphs = {BRISK: build_conformance(step), STICKY: build_sticky(hangs=hangs), ASKING: build_asking(), NESTED: build_nested()}
+    more = [_entry(graph_id, graph) for graph_id, graph in {**graphs, REMEMBERING: build_remembering()}.items()]
+    more.append(_entry(MOODY, build_moody(), Mood, lambda scope: scope.configuration))
+    run(partial(serve if kind == "gateway" else work, more=more))
+
+
+def be_the_service(variables: dict[str, str], log: str) -> None:
+    """Be what `python -m app.main` is in this environment; what is said goes to the file `log`."""
+    _begin_anew(variables, log)
+    serve_as_configured()
+
+
+def _begin_anew(variables: dict[str, str], log: str) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.clear()
     os.environ.update(variables)
-    graphs = {BRISK: build_conformance(step), STICKY: build_sticky(hangs=hangs), ASKING: build_asking(), NESTED: build_nested()}
-    more = [_entry(graph_id, graph) for graph_id, graph in {**graphs, REMEMBERING: build_remembering()}.items()]
-    more.append(_entry(MOODY, build_moody(), Mood, lambda scope: scope.configuration))
-    run(partial(serve if kind == "gateway" else work, more=more))
 
 
 def _entry(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -17,11 +16,9 @@ from redis.exceptions import RedisError
 
 from app.storage.redis.connection import connect_blocking
 from app.storage.redis.keys import ThreadKeys
-from tests.support.engine_process import BRISK, Kind, main
-from tests.support.service import free_port
+from tests.support.engine_process import BRISK, PROCESSES, Kind, main
+from tests.support.ports import free_port
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.support.engine_process"])
 START_LIMIT = 60.0
 """Seconds; the first process waits until everything is imported."""
 TENANT = "default"
@@ -34,7 +31,7 @@ class Member:
         self.url = f"http://127.0.0.1:{variables['PORT']}"
         self.log = log
         self._kind = kind
-        self._process = _PROCESSES.Process(target=main, args=(kind, variables, str(log)), kwargs={"step": step, "hangs": hangs})
+        self._process = PROCESSES.Process(target=main, args=(kind, variables, str(log)), kwargs={"step": step, "hangs": hangs})
 
     def start(self) -> Member:
         """Return once it takes work."""

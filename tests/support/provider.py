@@ -69,6 +69,13 @@ def is_routing(request: Request) -> bool:
     return "response_format" in request
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # The library's five are full when thirty ask at once on a busy machine: the kernel then turns connections away, and a service
+    # that sees that takes the provider for dead.
+    request_queue_size = 1024
+
+
 class Provider:
     """The provider; `behaviour` may be replaced at any time.
 
@@ -105,8 +112,7 @@ class Provider:
                     provider.reader_left.set()
                     self.close_connection = True
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     @contextmanager

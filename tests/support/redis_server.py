@@ -99,9 +99,3 @@ def short_directory() -> contextlib.AbstractContextManager[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
     return made()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

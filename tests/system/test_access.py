@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -128,7 +129,6 @@ def refused(service: Service) -> str:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"HOST": "0.0.0.0"}, ("HOST=0.0.0.0", "API_KEYS", "ALLOW_OPEN")),
         ({"PORT": "http"}, ("PORT",)),
         ({"PORT": "70000"}, ("PORT",)),
         ({"LOG_LEVEL": "loud"}, ("LOG_LEVEL",)),
@@ -160,6 +160,13 @@ def test_a_wrong_setting_is_named_and_the_service_does_not_start(
         assert word in text
     assert "secret-1" not in text
     assert "sk-x" not in text
+
+
+def test_the_command_itself_ends_with_the_reason(tmp_path: Path) -> None:
+    """The same for who types `python -m app.main`, of which the others are forks."""
+    text = refused(Service(tmp_path, as_command=True, HOST="0.0.0.0"))
+
+    assert all(word in text for word in ("HOST=0.0.0.0", "API_KEYS", "ALLOW_OPEN"))
 
 
 def test_an_open_service_can_be_wanted(start_service: StartService) -> None:

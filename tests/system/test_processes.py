@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from tests.support.fleet import Fleet, wait_until
+from tests.support.ports import free_port
 from tests.support.protocol import TERMINAL, Event, brisk, events, follow, new_thread, resumes
 from tests.support.redis_server import RedisServer, short_directory
-from tests.support.service import free_port
 from tests.support.webhook_receiver import Answer, WebhookReceiver, verify
 
 SECRET = "whsec_" + "c2VjcmV0IG9mIHRoZSB0ZXN0cywgMzIgYnl0ZXMgbG9uZyE="

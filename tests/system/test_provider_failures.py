@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.protocol import TERMINAL, Event, ask, new_thread, says, stream
 from tests.support.provider import Provider, Reply, Request, concludes, is_routing, routes_to
-from tests.support.service import Service, free_port
+from tests.support.service import Service
 from tests.system.conftest import StartProvider, StartService
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "failures.md").read_text("utf-8")

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ CURL, LANGGRAPH_SDK, OPENAI, SPECIALIST = (
 )
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The very command of `make run`."""
+    service = Service(tmp_path_factory.mktemp("service"), as_command=True)
+    try:
+        yield service.start()
+    finally:
+        assert service.stop() == 0
+
+
 def run(command: list[str], code: str, service: Service) -> str:
     assert "http://localhost:8000" in code
     done = subprocess.run(
@@ -27,18 +38,18 @@ def run(command: list[str], code: str, service: Service) -> str:
 
 
 @pytest.mark.needs("curl")
-def test_the_curl_example_is_answered_from_an_article(offline_service: Service) -> None:
+def test_the_curl_example_is_answered_from_an_article(service: Service) -> None:
     """The first thing a newcomer types gives a routed answer that names its article."""
-    answer = run(["bash", "-c"], CURL, offline_service)
+    answer = run(["bash", "-c"], CURL, service)
 
     assert '"specialist":"billing_support"' in answer
     assert '"sources":["transfer-fees"]' in answer
     assert "What a transfer costs" in answer
 
 
-def test_the_langgraph_sdk_example_streams_two_turns(offline_service: Service) -> None:
+def test_the_langgraph_sdk_example_streams_two_turns(service: Service) -> None:
     """The second question is answered from the first turn."""
-    answer = run([sys.executable, "-c"], LANGGRAPH_SDK, offline_service)
+    answer = run([sys.executable, "-c"], LANGGRAPH_SDK, service)
 
     first, _, second = answer.partition("\n\n(Modo sin conexión")
     assert "INV-2026-0311" in first
@@ -46,9 +57,9 @@ def test_the_langgraph_sdk_example_streams_two_turns(offline_service: Service) -
     assert "INV-2026-0342" not in second
 
 
-def test_the_openai_example_streams_an_answer(offline_service: Service) -> None:
+def test_the_openai_example_streams_an_answer(service: Service) -> None:
     """Any OpenAI client is a client of the service."""
-    assert "PIN" in run([sys.executable, "-c"], OPENAI, offline_service)
+    assert "PIN" in run([sys.executable, "-c"], OPENAI, service)
 
 
 def test_the_specialist_example_is_complete(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ import pytest
 
 from tests.support.engine_process import STICKY
 from tests.support.fleet import Member, wait_until
+from tests.support.ports import free_port
 from tests.support.protocol import TERMINAL, brisk, events, follow, new_thread
-from tests.support.service import free_port
 
 MODES = ["values", "updates", "messages-tuple", "custom"]
 HEARTBEAT = b": heartbeat"
@@ -149,6 +149,7 @@ def not_reading(url: str, path: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.alone("two times are compared")
 def test_readers_who_do_not_read_cost_no_memory_and_slow_nobody(pair: tuple[Member, Member], one: httpx.Client) -> None:
     """A run of some megabytes with many such readers takes about as long as without, and the service hardly grows."""
     words = " ".join(f"word-{i:05}" for i in range(1_500))

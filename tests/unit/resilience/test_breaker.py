@@ -214,6 +214,17 @@ async def test_waiting_in_a_queue_of_ours_is_not_slowness(make: MakeBreaker, ctx
     assert breaker.snapshot().recent_slow == 1
 
 
+async def test_what_was_waited_before_is_no_excuse(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
+    """A second attempt is judged by its own time, however long the first one was held back."""
+    breaker = make(slow_call=2.0)
+    later = again(ctx)
+    later.output.held_back = 5.0
+
+    await breaker.execute(Lasting(clock, 3.0), later)
+
+    assert breaker.snapshot().recent_slow == 1
+
+
 async def test_a_slow_failure_is_a_failure(make: MakeBreaker, ctx: CallContext, clock: FakeClock):
     """It counts once."""
     breaker = make(slow_call=2.0)

@@ -182,3 +182,28 @@ async def test_an_isolation_elsewhere_isolates_here_until_it_is_released(make: M
     breaker.adopt(BreakerState.CLOSED, reason="by_hand")
 
     assert breaker.is_admitting
+
+
+async def test_what_moved_the_others_is_told_as_the_reason(make: MakeBreaker, ctx: CallContext, events):
+    """An operator who looks at this process sees why, and that no call of its own was the cause."""
+    breaker = make()
+
+    for state in (BreakerState.OPEN, BreakerState.ISOLATED, BreakerState.CLOSED):
+        breaker.adopt(state, seconds=5.0, reason=f"why {state.value}")
+
+    assert [event.fields["why"] for event in events] == ["why open", "why isolated", "why closed"]
+    assert {event.operation for event in events} == {breaker.dependency}
+
+
+async def test_an_opening_of_which_little_is_known_is_the_first(make: MakeBreaker, ctx: CallContext, clock: FakeClock, events):
+    """Without a time nothing happens; without a number the next opening here is the first in a row."""
+    breaker = make()
+
+    breaker.adopt(BreakerState.OPEN)
+    assert breaker.is_admitting
+    breaker.adopt(BreakerState.OPEN, seconds=5.0)
+    clock.advance(5)
+    await play(breaker, ctx, ILL)
+
+    assert breaker.retry_in() == 30
+    assert events[0].fields["why"] == ""

@@ -402,6 +402,18 @@ async def test_who_is_next_of_its_tenant():
     assert bulkhead.is_next_of_its_tenant(a)
 
 
+async def test_the_predicted_wait_is_finite_where_nobody_has_begun_lately():
+    """All calls so far were further ones: nine more for each who begins is the most that is believed."""
+    dependency, bulkhead = Dependency(), room(1, 20, clock=LoopClock())
+    further = replace(named("continues"), standing=Standing(is_under_way=True))
+    await bulkhead.execute(dependency, further)
+    calls = [asyncio.create_task(bulkhead.execute(dependency, ctx)) for ctx in (further, named("begins"))]
+    await asyncio.sleep(0)
+
+    assert bulkhead.predicted_wait(Standing()) == pytest.approx(2 + 10)
+    await asyncio.gather(*calls)
+
+
 async def test_the_predicted_wait_counts_the_further_calls_of_those_who_begin():
     """Of three calls so far one was a further one, so every two who begin before one mean one more call that goes first."""
     dependency, bulkhead = Dependency(), room(1, 20, clock=LoopClock())

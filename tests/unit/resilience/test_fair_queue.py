@@ -70,6 +70,14 @@ def test_what_is_ahead_is_what_goes_first(waiting: list[Standing], mine: Standin
     assert 0 <= under_way + beginning - before <= 2
 
 
+def test_those_who_are_on_their_way_are_ahead_as_if_they_waited():
+    """One turn of a tenant that sends five, and whoever goes on with a request; each is told under its kind."""
+    queue: FairQueue[str] = FairQueue()
+    coming = [*[Standing("noisy")] * 5, Standing("quiet", is_under_way=True), Standing("batch", Priority.BATCH)]
+
+    assert queue.ahead(Standing("mine"), coming) == (1, 1)
+
+
 @given(st.lists(STANDINGS, max_size=60))
 def test_nobody_is_lost_and_no_class_or_tenant_is_out_of_turn(standings: list[Standing]):
     """Classes come in their order; within one, no tenant has two turns while another that waits has none."""
