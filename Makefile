@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router openapi sdk lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -84,6 +84,12 @@ eval-retrieval: $(VENV)/.dev ## Precision of the help-centre search
 
 train-router: $(VENV)/.dev ## Train the offline router from the committed rows
 	@$(BIN)/python -m benchmarks.train_router
+
+openapi: $(VENV)/.dev ## Write the OpenAPI document anew, after a change of the API
+	@$(BIN)/python -m sdk.document
+
+sdk: $(VENV)/.dev ## Make the Python and the TypeScript client from the document, in dist/sdk; the latter needs node and npm
+	@$(BIN)/python -m sdk.build
 
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --group dev pyproject.toml -o requirements-dev.lock

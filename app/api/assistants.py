@@ -8,13 +8,18 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 
 from app.api.deps import ServicesDep, TenantDep
+from app.api.headers import header_refs
 from app.api.problems import problem_responses
 from app.api.schemas import Assistant, AssistantSearch
 
 router = APIRouter(tags=["assistants"], responses=problem_responses(401))
 
 
-@router.post("/assistants/search", name="search_assistants", responses=problem_responses(413, 422))
+@router.post(
+    "/assistants/search",
+    name="search_assistants",
+    responses={200: {"headers": header_refs("X-Pagination-Next")}, **problem_responses(413, 422)},
+)
 async def search_assistants(body: AssistantSearch, services: ServicesDep, tenant: TenantDep, response: Response) -> list[Assistant]:
     """The assistants that fit."""
     found = [_assistant(assistant_id, graph_id, services.started_at) for assistant_id, graph_id in services.assistants]

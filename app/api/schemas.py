@@ -164,7 +164,7 @@ class RunsCancel(BaseModel):
 
     thread_id: UUID | None = None
     run_ids: list[UUID] | None = Field(None, max_length=1000)
-    status: Literal["pending", "running", "all"] | None = None
+    status: Literal["pending", "running", "all"] | None = Field(None, description="All of the tenant's runs of this status.")
 
     @model_validator(mode="after")
     def _is_one_form(self) -> RunsCancel:
@@ -225,7 +225,7 @@ class AssistantSearch(BaseModel):
     """Which assistants are wanted."""
 
     graph_id: str | None = None
-    name: str | None = None
+    name: str | None = Field(None, description="A part of the name, in any case.")
     metadata: Metadata | None = None
     limit: int = Field(10, ge=1, le=1000)
     offset: int = Field(0, ge=0)

@@ -46,7 +46,11 @@ async def get_thread(thread_id: UUID, services: ServicesDep, tenant: TenantDep) 
     responses={204: {"description": "`Prefer: return=minimal`"}, **problem_responses(404, 413, 422)},
 )
 async def update_thread(
-    thread_id: UUID, body: ThreadPatch, services: ServicesDep, tenant: TenantDep, prefer: Annotated[str | None, Header()] = None
+    thread_id: UUID,
+    body: ThreadPatch,
+    services: ServicesDep,
+    tenant: TenantDep,
+    prefer: Annotated[str | None, Header(description="`return=minimal`: answer 204, without the thread.")] = None,
 ) -> Thread:
     """Add to a thread's metadata."""
     record = await services.threads.merge(tenant, str(thread_id), dict(body.metadata or {}))

@@ -1,0 +1,27 @@
+"""What fields of usual names mean, for the OpenAPI document: said once, and only where a route says nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+USUAL: Mapping[str, str] = MappingProxyType(
+    {
+        "thread_id": "The thread's id.",
+        "run_id": "The run's id.",
+        "run_ids": "The runs' ids.",
+        "assistant_id": "The assistant's id.",
+        "graph_id": "The graph's name.",
+        "model_id": "The assistant's name.",
+        "checkpoint_id": "Names a state of the thread.",
+        "checkpoint_ns": "The path to a subgraph; empty: the graph itself.",
+        "metadata": "Free data; where something is looked for, what it must hold.",
+        "limit": "At most so many.",
+        "offset": "Leave out so many at the beginning.",
+        "subgraphs": "With the states of subgraphs.",
+        "select": "Only these fields of each.",
+        "sort_by": "The field that decides the order.",
+        "sort_order": "Ascending or descending.",
+    }
+)
+"""Field name → description."""
