@@ -33,8 +33,9 @@ export interface SseEvent<TData = unknown> {
   data: TData;
 }
 
-export type ServerSentEventsResult<TData = unknown, TReturn = void, TNext = unknown> = {
-  stream: AsyncGenerator<TData extends Record<string, unknown> ? TData[keyof TData] : TData, TReturn, TNext>;
+/** Errors are thrown: what the generator passes as the second type is not what a stream returns. */
+export type ServerSentEventsResult<TData = unknown, _TError = unknown> = {
+  stream: AsyncGenerator<TData extends Record<string, unknown> ? TData[keyof TData] : TData, void, unknown>;
 };
 
 /** The service says no; `problem` says why, if the answer has the documented form. */
