@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.support.fleet import Fleet, Member
 
 KEY = "key-of-acme"
 HERE = Path(__file__).parent
+PAGE = (build.HERE.parent / "docs" / "clients" / "generated-sdks.md").read_text("utf-8")
+EXAMPLES = dict(re.findall(r"```(python|typescript)\n(.*?)```", PAGE, re.DOTALL))
 SLOW = {"messages": [{"role": "user", "content": "slow please"}]}
 REFUND = {"messages": [{"role": "user", "content": "refund order 7"}]}
 
@@ -42,7 +45,8 @@ class Python:
     """The generated package; `Python.run_create` is `capataz_client.api.runs.create_run` and so on."""
 
     def __init__(self, folder: Path) -> None:
-        sys.path.insert(0, str(build.python(folder)))
+        self.path = str(build.python(folder))
+        sys.path.insert(0, self.path)
         self.package = importlib.import_module(build.PACKAGE)
         self.models = importlib.import_module(f"{build.PACKAGE}.models")
         self.streams = importlib.import_module(f"{build.PACKAGE}.streams")
@@ -176,6 +180,29 @@ def test_python_answers_an_interrupt(python: Python, client: Any, thread_id: UUI
     assert answered["messages"][-1]["content"] == "order 7: yes"
 
 
+def test_the_python_example_does_what_the_page_says(python: Python, service: Member) -> None:
+    """Word for word, but for address and key."""
+    code = EXAMPLES["python"].replace("http://localhost:8000", service.url).replace("your-api-key", KEY)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": python.path, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    says_what_the_page_promises(done.stdout)
+    assert "asked: open_refund_request" in done.stdout
+
+
+def says_what_the_page_promises(text: str) -> None:
+    """A streamed answer, an approved refund, a problem."""
+    assert "transfer" in text
+    assert "\nended: success\n" in text
+    assert "AZ-10234" in text
+    assert text.endswith("404 thread_not_found\n")
+
+
 # --- TypeScript
 
 
@@ -190,16 +217,22 @@ def typescript(service: Member, tmp_path_factory: pytest.TempPathFactory) -> dic
     (project / "node_modules" / "@types").symlink_to(build.node_tools() / "node_modules" / "@types")
     (project / "package.json").write_text('{"type": "module"}')
     shutil.copy(HERE / "sdk_conversation.ts", project / "src")
+    page = EXAMPLES["typescript"].replace("http://localhost:8000", service.url).replace("your-api-key", KEY)
+    (project / "src" / "page.ts").write_text(page, "utf-8")
     options = json.loads((build.HERE / "typescript" / "tsconfig.json").read_text("utf-8"))
     options["compilerOptions"]["types"] = ["node"]
     (project / "tsconfig.json").write_text(json.dumps(options))
     build.type_check(project)
     with CutProxy(service.url, cuts=[3, 5]) as proxy:
         environment = {"PATH": os.environ["PATH"], "BASE_URL": service.url, "CUT_URL": proxy.url, "API_KEY": KEY}
-        command = ["node", "dist/sdk_conversation.js"]
-        done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        said = run_node(project, "dist/sdk_conversation.js", environment)
+    return {**json.loads(said), "requests": proxy.requests, "page": run_node(project, "dist/page.js", environment)}
+
+
+def run_node(project: Path, program: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(["node", program], cwd=project, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return {**json.loads(done.stdout), "requests": proxy.requests}
+    return done.stdout
 
 
 needs_node = pytest.mark.needs("nodejs", program="node")
@@ -261,3 +294,10 @@ def test_typescript_answers_an_interrupt(typescript: dict[str, Any]) -> None:
     """What the run asks is typed, and the answer goes to it by its id."""
     assert typescript["asked"] == {"action": "refund", "order": 7, "question": "Refund order 7?"}
     assert typescript["answered"] == "order 7: yes"
+
+
+@needs_node
+@needs_npm
+def test_the_typescript_example_does_what_the_page_says(typescript: dict[str, Any]) -> None:
+    """Word for word, but for address and key; it is type-checked too."""
+    says_what_the_page_promises(typescript["page"])
