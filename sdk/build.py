@@ -23,6 +23,8 @@ from sdk.document import DOCUMENT
 HERE = Path(__file__).parent
 DIST = HERE.parent / "dist"
 PACKAGE = "capataz_client"
+OLDEST_NODE = (20, 19)
+"""What the TypeScript generator runs on."""
 
 
 def python(out: Path = DIST / "sdk" / "python") -> Path:
@@ -64,6 +66,9 @@ def typescript(out: Path = DIST / "sdk" / "typescript") -> Path:
 
 def node_tools() -> Path:
     """The folder with the generator and the compiler, installed once for each state of the lock."""
+    found = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if tuple(map(int, found.removeprefix("v").split(".")[:2])) < OLDEST_NODE:
+        raise SystemExit(f"node {'.'.join(map(str, OLDEST_NODE))} or newer is needed; this is {found}")
     source = HERE / "typescript"
     parts = ["package.json", "package-lock.json", ".npmrc"]
     key = hashlib.sha256(b"".join((source / name).read_bytes() for name in parts)).hexdigest()[:12]

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from app.api.stream_events import Interrupt, RunError
 from app.runs.model import public_run
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.storage.redis.threads import ThreadRecord, ThreadStatus
@@ -41,8 +42,8 @@ class Thread(_Output):
     status: ThreadStatus
     config: dict[str, JsonValue] = Field(default_factory=dict)
     values: dict[str, Any] | None = Field(None, description="The latest state; null before the first run.")
-    interrupts: dict[str, list[dict[str, Any]]] = Field(default_factory=dict, description="What waits for an answer, by task.")
-    error: dict[str, Any] | None = Field(None, description="Why the last run failed.")
+    interrupts: dict[str, list[Interrupt]] = Field(default_factory=dict, description="What waits for an answer, by task.")
+    error: RunError | None = Field(None, description="Why the last run failed.")
 
     @classmethod
     def of(cls, record: ThreadRecord, values: dict[str, Any] | None) -> Thread:
@@ -55,8 +56,8 @@ class Thread(_Output):
             metadata=record.metadata,
             status=record.status,
             values=values,
-            interrupts=record.interrupts,
-            error=record.error,
+            interrupts={task: [Interrupt.model_validate(one) for one in waiting] for task, waiting in record.interrupts.items()},
+            error=RunError.model_validate(record.error) if record.error else None,
         )
 
 
@@ -246,16 +247,29 @@ class Assistant(_Output):
     updated_at: datetime
 
 
+class Task(_Output):
+    """A node that comes next."""
+
+    id: str
+    name: str = Field(description="The node.")
+    path: list[Any]
+    error: str | None = Field(description="Why it failed.")
+    interrupts: list[Interrupt] = Field(description="What it asks.")
+    checkpoint: dict[str, Any] | None = Field(description="Of a node with a subgraph: names the subgraph's state.")
+    state: ThreadState | None = Field(description="The subgraph's state itself, if `subgraphs` was asked for.")
+    result: Any
+
+
 class ThreadState(_Output):
     """A thread at one moment."""
 
     values: dict[str, Any]
     next: list[str] = Field(description="The nodes that come next.")
-    tasks: list[dict[str, Any]]
+    tasks: list[Task]
     metadata: dict[str, Any]
     created_at: str | None = None
     checkpoint: Checkpoint | None
     parent_checkpoint: Checkpoint | None
     checkpoint_id: str | None = Field(None, deprecated=True)
     parent_checkpoint_id: str | None = Field(None, deprecated=True)
-    interrupts: list[dict[str, Any]]
+    interrupts: list[Interrupt]

@@ -33,7 +33,7 @@ class Interrupt(_Open):
 
     id: str = Field(description="Names it, where several wait.")
     value: Any = Field(description="What is asked, as the graph puts it.")
-    response_schema: dict[str, Any] | None = Field(description="JSON Schema of the answer, if the graph has one.")
+    response_schema: dict[str, Any] | None = Field(None, description="JSON Schema of the answer, if the graph has one.")
 
 
 class RunError(_Open):

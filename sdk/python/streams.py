@@ -54,6 +54,7 @@ class _Reading:
         if request["method"] == "post" and not any(name.lower() == "idempotency-key" for name in self._first["headers"]):
             self._first["headers"]["Idempotency-Key"] = str(uuid4())
         self._location: str | None = None
+        self._is_of_a_run = False
         self._last_id = self._first["headers"].get("Last-Event-ID", "-1")
         self._failures = 0
         self._delay = DELAY
@@ -73,6 +74,9 @@ class _Reading:
         location = response.headers.get("Location")
         if location is not None:
             self._location = str(response.url.join(location))
+            self._is_of_a_run = True
+        elif response.request.method == "GET" and self._location is None:
+            self._location = str(response.url)  # a stream of more than one run: it ends with its reader
         self._fields = {}
 
     def may_come_back(self, response: httpx.Response) -> bool:
@@ -93,7 +97,7 @@ class _Reading:
         name, *namespace = fields["event"].split("|")
         self._failures = 0
         self._last_id = fields.get("id", self._last_id)
-        self.has_ended = name in TERMINAL
+        self.has_ended = self._is_of_a_run and name in TERMINAL
         if name not in EVENTS:
             return None
         return EVENTS[name].from_dict({"event": name, "namespace": namespace, "id": self._last_id, "data": json.loads(fields["data"])})

@@ -76,6 +76,7 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
   if (init.method === 'POST' && !first.has('Idempotency-Key')) first.set('Idempotency-Key', crypto.randomUUID());
   let lastId = first.get('Last-Event-ID') ?? '-1';
   let comeBack: string | undefined;
+  let isOfARun = false;
   let delay = sseDefaultRetryDelay;
   let failures = 0;
 
@@ -98,7 +99,12 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
       const response = await (own ?? globalThis.fetch)(onRequest ? await onRequest(where, next) : new Request(where, next));
       if (!response.ok) throw await refusal(response);
       const location = response.headers.get('Location');
-      if (location !== null) comeBack = new URL(location, response.url).href;
+      if (location !== null) {
+        comeBack = new URL(location, response.url).href;
+        isOfARun = true;
+      } else if (init.method === 'GET') {
+        comeBack ??= url; // a stream of more than one run: it ends with its reader
+      }
       for await (const frame of frames(response, connection)) {
         if (frame.retry !== undefined) delay = Number(frame.retry) || delay;
         if (frame.data === undefined || frame.data === '[DONE]') continue;
@@ -114,7 +120,7 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
         }
         const [event, ...namespace] = frame.event.split('|');
         yield { event, namespace, id: frame.id, data };
-        if (TERMINAL.has(event!)) return;
+        if (isOfARun && TERMINAL.has(event!)) return;
       }
       if (comeBack === undefined) return; // a stream that nobody can come back to ends where it ends
     } catch (error) {

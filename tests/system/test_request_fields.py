@@ -13,7 +13,7 @@ from redis import Redis
 from app.storage.redis.connection import connect_blocking
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.keys import ThreadKeys
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, wait_until
 from tests.support.protocol import brisk, new_thread, stream
 
 
@@ -124,8 +124,12 @@ def test_the_thread_of_a_run_without_one_is_kept_if_that_is_wanted(http: httpx.C
     answer = http.post("/runs/wait", json=brisk("hello", on_completion=on_completion)).raise_for_status()
     thread_id = answer.headers["content-location"].split("/")[2]
 
-    left = redis_of(folder).ttl(ThreadKeys("default", thread_id).thread())
-    assert (left == -1) if on_completion == "keep" else (0 < left <= 60)
+    key, redis = ThreadKeys("default", thread_id).thread(), redis_of(folder)
+    if on_completion == "keep":
+        assert http.get(f"/threads/{thread_id}").json()["status"] == "idle"
+        assert redis.ttl(key) == -1
+    else:
+        wait_until(lambda: 0 < redis.ttl(key) <= 60, 10, lambda: f"{key} has {redis.ttl(key)} s left")
 
 
 def test_a_run_may_be_given_fewer_supersteps_than_its_graph(http: httpx.Client) -> None:
@@ -179,3 +183,29 @@ def test_many_runs_are_removed_if_that_is_wanted(http: httpx.Client, action: str
     assert answer.status_code == 204
     found = http.get(f"/threads/{thread_id}/runs/{run_id}")
     assert (found.status_code == 404) if action == "rollback" else (found.json()["status"] == "interrupted")
+
+
+def test_assistants_are_paged_and_found_by_name(http: httpx.Client) -> None:
+    """Every page is the next part of the same list; a part of the name is enough."""
+
+    def search(**wanted: Any) -> tuple[list[str], str | None]:
+        answer = http.post("/assistants/search", json=wanted).raise_for_status()
+        return [assistant["name"] for assistant in answer.json()], answer.headers.get("x-pagination-next")
+
+    everything, _ = search(limit=100)
+    first, after = search(limit=2)
+    second, _ = search(limit=2, offset=2)
+    beyond, end = search(limit=2, offset=len(everything))
+
+    assert len(everything) > 3
+    assert (first + second, after) == (everything[:4], "2")
+    assert (beyond, end) == ([], None)
+    assert search(name="BRIS")[0] == ["brisk"]
+
+
+def test_a_model_is_read_by_its_name(http: httpx.Client) -> None:
+    """An assistant's name, or there is none."""
+    found, missing = [http.get(f"/v1/models/{model_id}") for model_id in ("brisk", "gpt-x")]
+
+    assert found.json()["id"] == "brisk"
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
