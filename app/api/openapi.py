@@ -147,7 +147,7 @@ def _shared_error(status: int, shared: dict[str, Any], *, is_openai: bool) -> di
     """A reference to the answer of this status, which is described once."""
     name = ("OpenAI" if is_openai else "") + HTTPStatus(status).phrase.replace(" ", "")
     if name not in shared:
-        codes = (OPENAI_CODES if is_openai else CODES)[status]
+        codes = (OPENAI_CODES if is_openai else CODES).get(status, {})
         body, model, media_type = (openai_body, OpenAIError, "application/json") if is_openai else (problem_body, Problem, MEDIA_TYPE)
         headers = header_refs("x-request-id", *DESCRIBED, *(["Retry-After"] if status in _RETRIED else ()))
         shared[name] = {
