@@ -124,7 +124,8 @@ def test_every_operation_documents_the_refusals_that_it_cannot_escape(document: 
 
 
 def test_every_error_is_a_problem_with_a_code(document: dict[str, Any]) -> None:
-    """RFC 9457 everywhere, OpenAI's form below /v1, and an example for each code."""
+    """RFC 9457 everywhere, OpenAI's form below /v1, and an example for each code; none in a form of the framework's own."""
+    assert {"HTTPValidationError", "ValidationError"}.isdisjoint(document["components"]["schemas"])
     for path, method, operation in operations(document):
         for status, answer in operation["responses"].items():
             if int(status) < 400:
@@ -133,6 +134,7 @@ def test_every_error_is_a_problem_with_a_code(document: dict[str, Any]) -> None:
             is_openai = path.startswith("/v1/")
             (media_type,) = found["content"]
             assert media_type == ("application/json" if is_openai else "application/problem+json"), f"{method} {path} {status}"
+            assert found["content"][media_type]["schema"]["$ref"].endswith("/OpenAIError" if is_openai else "/Problem")
             codes = (OPENAI_CODES if is_openai else CODES).get(int(status), {})
             assert codes, f"{method} {path} {status}: add its codes to app/api/codes.py"
             assert found["content"][media_type]["examples"].keys() == codes.keys()
