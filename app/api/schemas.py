@@ -226,7 +226,7 @@ class AssistantSearch(BaseModel):
     """Which assistants are wanted."""
 
     graph_id: str | None = None
-    name: str | None = Field(None, description="A part of the name, in any case.")
+    name: str | None = None
     metadata: Metadata | None = None
     limit: int = Field(10, ge=1, le=1000)
     offset: int = Field(0, ge=0)

@@ -12,6 +12,7 @@ USUAL: Mapping[str, str] = MappingProxyType(
         "run_ids": "The runs' ids.",
         "assistant_id": "The assistant's id.",
         "graph_id": "The graph's name.",
+        "name": "What people call it; where something is looked for, a part of it in any case.",
         "model_id": "The assistant's name.",
         "checkpoint_id": "Names a state of the thread.",
         "checkpoint_ns": "The path to a subgraph; empty: the graph itself.",
