@@ -58,6 +58,7 @@ class _Reading:
         self._last_id = self._first["headers"].get("Last-Event-ID", "-1")
         self._failures = 0
         self._delay = DELAY
+        self._rest = b""
         self._fields: dict[str, str] = {}
         self.has_ended = False
 
@@ -77,13 +78,21 @@ class _Reading:
             self._is_of_a_run = True
         elif response.request.method == "GET" and self._location is None:
             self._location = str(response.url)  # a stream of more than one run: it ends with its reader
-        self._fields = {}
+        self._rest, self._fields = b"", {}
 
     def may_come_back(self, response: httpx.Response) -> bool:
         """Whether a refusal is worth another try: not the first request's, and not one that will stay."""
         return self._location is not None and (response.status_code == 429 or response.status_code >= 500)
 
-    def event(self, line: str) -> StreamEvent | None:
+    def events(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """The events that end in the next piece of the answer. Lines end with a line feed only: JSON may hold other separators."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            event = self._event(line.removesuffix(b"\r").decode())
+            if event is not None:
+                yield event
+
+    def _event(self, line: str) -> StreamEvent | None:
         """The event that ends with this line, if one does; names that these models do not know are passed over."""
         if line:
             name, _, value = line.partition(":")
@@ -119,10 +128,8 @@ def follow(client: AuthenticatedClient | Client, request: dict[str, Any]) -> Ite
             with client.get_httpx_client().stream(**reading.request()) as response:
                 if response.status_code == 200:
                     reading.opened(response)
-                    for line in response.iter_lines():
-                        event = reading.event(line)
-                        if event is not None:
-                            yield event
+                    for chunk in response.iter_bytes():
+                        yield from reading.events(chunk)
                         if reading.has_ended:
                             return
                 elif not reading.may_come_back(response):
@@ -142,9 +149,8 @@ async def afollow(client: AuthenticatedClient | Client, request: dict[str, Any])
             async with client.get_async_httpx_client().stream(**reading.request()) as response:
                 if response.status_code == 200:
                     reading.opened(response)
-                    async for line in response.aiter_lines():
-                        event = reading.event(line)
-                        if event is not None:
+                    async for chunk in response.aiter_bytes():
+                        for event in reading.events(chunk):
                             yield event
                         if reading.has_ended:
                             return

@@ -40,7 +40,7 @@ async function all(stream: AsyncIterable<StreamEvent>): Promise<StreamEvent[]> {
 }
 
 {
-  const body = { assistant_id: 'brisk', input: says('a b c'), stream_mode: ['messages-tuple', 'custom'], stream_subgraphs: true } as const;
+  const body = { assistant_id: 'brisk', input: says('a b\u2028 \x85 c\r ñ 🐙'), stream_mode: ['messages-tuple', 'custom'], stream_subgraphs: true } as const;
   const { stream } = await streamRun({ client, path: await newThread(), body: { ...body, stream_mode: [...body.stream_mode] } });
   const streamed: Record<string, unknown> = { text: '' };
   for await (const event of stream) {

@@ -25,6 +25,8 @@ KEY = "key-of-acme"
 HERE = Path(__file__).parent
 PAGE = (build.HERE.parent / "docs" / "clients" / "generated-sdks.md").read_text("utf-8")
 EXAMPLES = dict(re.findall(r"```(python|typescript)\n(.*?)```", PAGE, re.DOTALL))
+ODD = "a b\u2028 \x85 c\r ñ 🐙"
+"""Text with what some call the end of a line, and with signs of more than one byte."""
 SLOW = {"messages": [{"role": "user", "content": "slow please"}]}
 REFUND = {"messages": [{"role": "user", "content": "refund order 7"}]}
 
@@ -93,7 +95,7 @@ def test_python_creates_a_run_once_for_one_key(python: Python, client: Any, thre
 
 def test_python_streams_typed_events(python: Python, client: Any, thread_id: UUID) -> None:
     """Each event is of its own class, which knows what it carries; a subgraph's has a namespace."""
-    body = python.body(input={"messages": [{"role": "user", "content": "a b c"}]}, stream_mode=["messages-tuple", "custom", "values"])
+    body = python.body(input={"messages": [{"role": "user", "content": ODD}]}, stream_mode=["messages-tuple", "custom", "values"])
     body.stream_subgraphs = True
 
     events = list(python.call("runs", "stream_run").stream(thread_id, client=client, body=body))
@@ -102,10 +104,10 @@ def test_python_streams_typed_events(python: Python, client: Any, thread_id: UUI
     assert isinstance(events[0], models.MetadataStreamEvent)
     assert events[0].data.attempt == 1
     pieces = [event.data for event in events if isinstance(event, models.MessagesStreamEvent)]
-    assert "".join(message.content for message, _ in pieces if message.type_ == "AIMessageChunk") == "a b c"
+    assert "".join(message.content for message, _ in pieces if message.type_ == "AIMessageChunk") == ODD
     assert {metadata.langgraph_node for _, metadata in pieces if isinstance(metadata, models.MessageMetadata)} == {"echo"}
     (custom,) = [event for event in events if isinstance(event, models.CustomStreamEvent)]
-    assert custom.data == {"looked_up": "a b c"}
+    assert custom.data == {"looked_up": ODD}
     assert custom.namespace[0].startswith("look_up:")
     assert isinstance(events[-1], models.EndStreamEvent)
     assert (events[-1].data.status, events[-1].data.run_id) == ("success", events[0].data.run_id)
@@ -254,8 +256,8 @@ def test_typescript_streams_typed_events(typescript: dict[str, Any]) -> None:
     """The compiler tells them apart by `event`; a subgraph's has a namespace."""
     found = typescript["streamed"]
     assert found["attempt"] == 1
-    assert found["text"] == "a b c"
-    assert found["lookedUp"] == {"looked_up": "a b c"}
+    assert found["text"] == ODD
+    assert found["lookedUp"] == {"looked_up": ODD}
     assert found["namespace"].startswith("look_up:")
     assert found["status"] == "success"
 
