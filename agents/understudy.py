@@ -33,7 +33,7 @@ class Understudy:
     Args:
         store: Where answers are kept.
         tracer: Records a span whenever it steps in.
-        sure_at: Least confidence of an answer that is kept or given.
+        sure_at: Least confidence of an answer that is kept, and of one that is given unless the caller wants more.
         listener: Hears whenever it steps in, as of any fallback.
         is_on: Whether it does anything at all.
     """
@@ -53,15 +53,18 @@ class Understudy:
         if key is not None:
             self._store.keep(task.standing.tenant, key, KeptAnswer(result.answer.text, result.confidence, result.sources))
 
-    async def step_in(self, task: AgentTask, failed: AgentResult) -> AgentResult | None:
+    async def step_in(self, task: AgentTask, failed: AgentResult, *, sure_at: float = 0.0) -> AgentResult | None:
         """An answer to the task on which a specialist `failed`, and in `degraded` whose it is; None: a human must answer.
+
+        `sure_at` is the least confidence that the caller accepts. What steps in is never less sure than what it keeps.
 
         It must, if the answer needs an action or what belongs to the customer, or if nothing that is known answers the question clearly.
         """
         if not self._is_on or task.decided or not is_common(task.spec, failed):
             return None
         with self._tracer.span("chain", "understudy", input=task.history[-1].text) as span:
-            found = await self._earlier(task) or await self._quoted(task)
+            sure_at = max(sure_at, self._sure_at)
+            found = await self._earlier(task, sure_at) or await self._quoted(task, sure_at)
             if found is None:
                 span.update(output=None, metadata={"answered": "nobody"})
                 return None
@@ -74,12 +77,12 @@ class Understudy:
         why = Degradation(word, failed.failure or "")
         return AgentResult(answer=message, confidence=answer.confidence, sources=answer.sources, degraded=(why,))
 
-    async def _earlier(self, task: AgentTask) -> tuple[KeptAnswer, str] | None:
+    async def _earlier(self, task: AgentTask, sure_at: float) -> tuple[KeptAnswer, str] | None:
         key = answer_key(task)
         kept = await self._store.find(task.standing.tenant, key) if key is not None else None
-        return (kept, CACHED) if kept is not None else None
+        return (kept, CACHED) if kept is not None and kept.confidence >= sure_at else None
 
-    async def _quoted(self, task: AgentTask) -> tuple[Answer, str] | None:
+    async def _quoted(self, task: AgentTask, sure_at: float) -> tuple[Answer, str] | None:
         asked = next((message.text for message in reversed(task.history) if isinstance(message, HumanMessage)), "")
         language: Language = "es" if task.language == "es" else "en"
         query = subject(asked, language)
@@ -88,6 +91,6 @@ class Understudy:
         context = ToolContext(task.customer.id, language, task.standing.tenant, task.deadline, f"{task.run_id}:understudy")
         found = await search_help_centre.run(SearchHelpCentre(query=query), context)
         answer = quote(asked, found, language)
-        if answer is None or answer.confidence < self._sure_at:
+        if answer is None or answer.confidence < sure_at:
             return None
         return replace(answer, text=f"{_EXCUSE[language]}\n\n{answer.text}"), QUOTED

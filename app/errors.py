@@ -6,6 +6,7 @@ AppError
 ├── NotFound              404  there is none, or it is another tenant's: the two are not told apart
 ├── AlreadyExists         409
 ├── ThreadBusy            409  another run is under way on the thread
+├── NotChangeable         409  what is there does not allow it
 ├── ConflictingRequest    400  two fields of the request exclude each other
 ├── TooManyRequests       429  the allowance per time is used up
 ├── NotReady              503  the service is starting or draining
@@ -66,6 +67,13 @@ class ThreadBusy(AppError):
     code = "thread_busy"
     status = 409
     retry_after = 1.0
+
+
+class NotChangeable(AppError):
+    """What is there does not allow it."""
+
+    code = "not_changeable"
+    status = 409
 
 
 class ConflictingRequest(AppError):

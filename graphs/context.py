@@ -10,6 +10,7 @@ from agents.registry import SpecialistRegistry
 from agents.runner import AgentRunner
 from agents.tracing import Tracer
 from agents.understudy import Understudy
+from graphs.configuration import AS_USUAL, SupervisorConfiguration
 from resilience.context import Priority, Standing
 from resilience.deadline import Deadline
 
@@ -24,6 +25,7 @@ class RunScope:
         deadline: When the nodes must have an answer; a little before the run's own, so that the last word can be said.
         priority: How urgent it is.
         is_streamed: Whether somebody may read its tokens as they come.
+        configuration: What the run's context says, checked by the graph's `context_schema`; None: the graph has none.
     """
 
     run_id: str
@@ -31,6 +33,7 @@ class RunScope:
     deadline: Deadline
     priority: Priority = Priority.DEFAULT
     is_streamed: bool = True
+    configuration: object = None
 
     def standing(self, *, is_under_way: bool = True) -> Standing:
         """Where a call of this run belongs in a queue."""
@@ -49,6 +52,7 @@ class RunContext:
         understudy: Steps in for a specialist that fails.
         gateway: Asks a model.
         tracer: Records spans.
+        configuration: What the run's assistant, or its caller, wants to be otherwise.
     """
 
     scope: RunScope
@@ -58,3 +62,9 @@ class RunContext:
     understudy: Understudy
     gateway: ModelGateway
     tracer: Tracer
+    configuration: SupervisorConfiguration = AS_USUAL
+
+    @property
+    def offered(self) -> list[str]:
+        """The specialists that may be asked in this run, whether they can be reached or not."""
+        return [name for name in self.specialists if self.configuration.allows(name)]

@@ -28,6 +28,7 @@ class GraphEntry:
         shown: Keys of the state that callers see in `values`; None: all.
         recursion_limit: Most supersteps of a run.
         make_context: The run-scoped context.
+        context_schema: What callers may say of a run or an assistant as `context`; None: nothing.
     """
 
     graph_id: str
@@ -38,6 +39,7 @@ class GraphEntry:
     shown: tuple[str, ...] | None
     recursion_limit: int
     make_context: Callable[[RunScope], object]
+    context_schema: type[BaseModel] | None = None
 
     @property
     def assistant_id(self) -> str:

@@ -6,6 +6,7 @@ The confidence policy and its thresholds: design D10, ADR-0013.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from graphs.state import SupervisorState
 
@@ -23,6 +24,22 @@ MAX_STILL_HOPS = 4
 """Most hops in a row that find out nothing new."""
 RECURSION_LIMIT = 4 * MAX_HOPS + 6
 """Supersteps of one turn, as a last resort: a hop is supervise, specialist, reflect, specialist."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The confidence policy of a run: from `answer_at` on a draft is an answer, below `escalate_below` a human takes over."""
+
+    answer_at: float = ANSWER_AT
+    escalate_below: float = ESCALATE_BELOW
+
+    @property
+    def answer_after_reflection_at(self) -> float:
+        """What a second look must reach: the usual, but never more than a first look nor less than what a human must have."""
+        return min(self.answer_at, max(self.escalate_below, ANSWER_AFTER_REFLECTION_AT))
+
+
+USUAL = Thresholds()
 
 
 def loop_fault(state: SupervisorState) -> str | None:
@@ -49,7 +66,7 @@ def after_supervise(state: SupervisorState) -> str:
     return decision["specialist"]
 
 
-def after_specialist(state: SupervisorState) -> str:
+def after_specialist(state: SupervisorState, thresholds: Thresholds = USUAL) -> str:
     """`approve` if an action waits; by the policy on the draft `respond`, `reflect` or `escalate`; without a draft `supervise`."""
     if state.get("escalation"):
         return "escalate"
@@ -59,11 +76,11 @@ def after_specialist(state: SupervisorState) -> str:
     if draft is None:
         return "supervise"
     confidence = draft["confidence"]
-    if confidence >= ANSWER_AT:
+    if confidence >= thresholds.answer_at:
         return "respond"
     if state.get("critique") is not None:
-        return "respond" if confidence >= ANSWER_AFTER_REFLECTION_AT else "escalate"
-    return "escalate" if confidence < ESCALATE_BELOW else "reflect"
+        return "respond" if confidence >= thresholds.answer_after_reflection_at else "escalate"
+    return "escalate" if confidence < thresholds.escalate_below else "reflect"
 
 
 def after_approve(state: SupervisorState) -> str:
@@ -73,11 +90,11 @@ def after_approve(state: SupervisorState) -> str:
     return "approve" if state.get("proposal") else decision["specialist"]
 
 
-def after_reflect(state: SupervisorState) -> str:
+def after_reflect(state: SupervisorState, thresholds: Thresholds = USUAL) -> str:
     """Back to the specialist whose draft it was; without a critique the draft is judged as it stands."""
     draft = state.get("draft")
     if draft is None:
         return "escalate"
     if state.get("critique"):
         return draft["specialist"]
-    return "respond" if draft["confidence"] >= ANSWER_AFTER_REFLECTION_AT else "escalate"
+    return "respond" if draft["confidence"] >= thresholds.answer_after_reflection_at else "escalate"

@@ -101,6 +101,7 @@ class CallContext:
             Asked only where there is such an allowance.
         ending: By when output that has begun must be whole; None: by `deadline`. It may be later: what flows is worth waiting for,
             and nobody else can take over any more.
+        has_stand_in: Whether something as good is asked next if this call fails, so that time spent on trying again here is lost.
     """
 
     operation: str
@@ -112,6 +113,7 @@ class CallContext:
     output: Output = field(default_factory=Output, compare=False)
     weigh: Callable[[], int] = field(default=_nothing, compare=False)
     ending: Deadline | None = None
+    has_stand_in: bool = False
 
     @property
     def due(self) -> Deadline:

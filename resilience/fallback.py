@@ -19,10 +19,12 @@ class Alternative:
     Args:
         operation: Its name in its context, in errors and in events.
         call: The way; goes through a pipeline of its own.
+        is_as_good: Whether its result is worth as much as that of the way before it; then that one does not hold out for long.
     """
 
     operation: str
     call: Call[Any]
+    is_as_good: bool = False
 
 
 class Fallback:
@@ -61,7 +63,8 @@ class Fallback:
         if not rest:
             return await call(ctx)
         try:
-            return await call(ctx.with_deadline(ctx.deadline.reserving(self._reserve)))
+            deadline = ctx.deadline.reserving(self._reserve)
+            return await call(replace(ctx, deadline=deadline, has_stand_in=ctx.has_stand_in or rest[0].is_as_good))
         except self._on as exc:
             if ctx.output.has_started or ctx.deadline.is_over:
                 raise

@@ -13,6 +13,10 @@ from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent
 from resilience.policy import Call, T
 from resilience.quantile import RollingQuantile
 
+LATE = 0.01
+"""Seconds by which the timer of a second call may be late before this process itself is taken for what is slow: then a second call would
+only be more of what it has too much of."""
+
 
 @dataclass(frozen=True, slots=True)
 class HedgeSettings:
@@ -47,7 +51,7 @@ class Hedge:
     The second begins once the first has taken longer than the quantile of this dependency's recent calls. If one fails the other is
     waited for; if both fail the first one's error is raised. Returns only when neither runs any more. Calls that are not read-only,
     further attempts of a retry (they have a budget of their own) and calls whose output has started are never made twice; nor is one
-    whose deadline leaves less than a typical call takes. Cancelling the caller cancels both.
+    whose deadline leaves less than a typical call takes, or that is slow because this process is. Cancelling the caller cancels both.
 
     Second calls are paid for by successes: each success earns `ratio` of one. So there are never more than that share of the calls, and
     a dependency that fails for everybody soon gets none.
@@ -159,7 +163,8 @@ class _Race(Generic[T]):
     async def run(self, after: float) -> T:
         """The result of whichever succeeds first; the second may start after so many seconds."""
         cancelling = self._caller.cancelling()
-        timer = asyncio.get_running_loop().call_later(after, self._start)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_at(loop.time() + after, self._start, loop.time() + after + LATE)
         try:
             try:
                 result = await self._call(self._ctx)
@@ -188,9 +193,10 @@ class _Race(Generic[T]):
         await asyncio.wait([self._second])
         return not self._second.cancelled() and self._second.exception() is None
 
-    def _start(self) -> None:
-        if self._may_start():
-            self._second = asyncio.get_running_loop().create_task(self._again(), name=f"hedge of {self._ctx.operation}")
+    def _start(self, latest: float) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() <= latest and self._may_start():
+            self._second = loop.create_task(self._again(), name=f"hedge of {self._ctx.operation}")
             self._second.add_done_callback(self._end)
 
     async def _again(self) -> T:

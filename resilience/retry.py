@@ -37,7 +37,8 @@ class Retry:
     """Tries again after errors that may pass, while the deadline and the budget allow it and nobody has seen any output.
 
     The call must be one that may be made twice. Gives up with the last error, unchanged. Never repeats what was rejected,
-    what is permanent or cancelled, or what a passed deadline ended, whatever `on` says.
+    what is permanent or cancelled, or what a passed deadline ended, whatever `on` says. Where something as good stands ready
+    (`ctx.has_stand_in`) only quick failures are repeated: not an attempt that timed out, nor one that would have to wait (ADR-0024).
 
     Args:
         attempts: Most attempts, the first included.
@@ -45,6 +46,7 @@ class Retry:
         base: Upper bound of the first wait, seconds.
         cap: Upper bound of any wait of our own choice, seconds.
         retry_after_cap: Upper bound of a wait that the error asked for (`retry_after`), seconds.
+        patience: Longest wait that an error may ask for where something as good stands ready, seconds.
         budget: How many retries all callers of the dependency have together; None: no bound.
         rng: Source of the jitter.
         clock: Sleeps.
@@ -60,6 +62,7 @@ class Retry:
         base: float = 0.25,
         cap: float = 5.0,
         retry_after_cap: float = 30.0,
+        patience: float = 0.25,
         budget: RetryBudget | None = None,
         rng: Random | None = None,
         clock: Clock | None = None,
@@ -71,6 +74,7 @@ class Retry:
         self._base = base
         self._cap = cap
         self._retry_after_cap = retry_after_cap
+        self._patience = patience
         self._budget = budget
         self._rng = rng or Random()
         self._clock = clock or SystemClock()
@@ -110,7 +114,13 @@ class Retry:
 
     def _may_pass(self, ctx: CallContext, state: RetryCallState) -> bool:
         error = _error(state)
-        return isinstance(error, self._on) and not isinstance(error, _NEVER) and not ctx.output.has_started
+        if not isinstance(error, self._on) or isinstance(error, _NEVER) or ctx.output.has_started:
+            return False
+        return not (ctx.has_stand_in and self._costs_time(error))
+
+    def _costs_time(self, error: Exception) -> bool:
+        """Whether another attempt would cost as much time as whoever stands ready needs for an answer."""
+        return isinstance(error, AttemptTimedOut) or (getattr(error, "retry_after", None) or 0.0) > self._patience
 
     def _wait(self, state: RetryCallState) -> float:
         asked: float | None = getattr(_error(state), "retry_after", None)

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 
 from agents.errors import OutputInvalid
 from agents.models.limits import ModelLimits
+from agents.models.offline import OFFLINE
 from agents.models.port import Account, ChatModel, Degradation, ModelReply, ModelRequest
 from agents.tracing import Tracer
 from agents.usage import Usage
@@ -149,7 +150,10 @@ class ModelGateway:
         total = math.inf if request.standing.priority is Priority.BATCH else self.limits(request.role).total
         question = _Question(request)
         fallback = Fallback(
-            *(Alternative(dependency(model), partial(self._ask, model, question)) for model in others),
+            *(
+                Alternative(dependency(model), partial(self._ask, model, question), is_as_good=model.provider != OFFLINE)
+                for model in others
+            ),
             dependency=dependency(first),
             listener=partial(self._note, question),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -66,10 +66,10 @@ def router(token: SecretStr) -> APIRouter:
     return routes
 
 
-def _only_with(token: SecretStr) -> Callable[[str | None, HTTPAuthorizationCredentials | None], None]:
+def _only_with(token: SecretStr) -> Callable[[str | None, HTTPAuthorizationCredentials | None], Awaitable[None]]:
     expected = token.get_secret_value().encode()
 
-    def check(
+    async def check(
         header: Annotated[str | None, Security(APIKeyHeader(name="x-admin-token", scheme_name="AdminToken", auto_error=False))],
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(scheme_name="AdminBearer", auto_error=False))],
     ) -> None:

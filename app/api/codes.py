@@ -9,6 +9,7 @@ CODES: Mapping[int, Mapping[str, str]] = MappingProxyType(
     {
         400: {
             "conflicting_request": "two fields of the request exclude each other",
+            "context_and_configurable": "`context` and `config.configurable` say the same thing twice",
             "resume_without_thread": "command.resume answers an interrupt of a thread, and this run has none",
         },
         401: {
@@ -24,12 +25,18 @@ CODES: Mapping[int, Mapping[str, str]] = MappingProxyType(
             "nothing_to_cancel": "none of these runs is pending or running",
             "checkpoint_not_found": "the thread has no such checkpoint",
             "assistant_not_found": "there is no assistant of this id",
+            "version_not_found": "the assistant has no such version",
+            "graph_not_found": "the assistant's graph is not served any more",
             "breaker_not_found": "there is no breaker of this dependency",
         },
         405: {"method_not_allowed": "the route has no such method; `Allow` names those it has"},
         409: {
             "already_exists": "there is one already",
             "thread_exists": "there is a thread of this id, and `if_exists` is `raise`",
+            "assistant_exists": "there is an assistant of this id, and `if_exists` is `raise`",
+            "too_many_assistants": "the tenant has as many assistants as it may",
+            "not_changeable": "this cannot be changed",
+            "system_assistant": "a graph's own assistant cannot be changed or deleted",
             "thread_busy": "another run is under way on the thread",
             "run_not_ended": "the run has not ended; cancel it first",
             "run_removed": "the run of this Idempotency-Key was rolled back or deleted",
@@ -48,6 +55,9 @@ CODES: Mapping[int, Mapping[str, str]] = MappingProxyType(
             "nothing_to_run": "the run has no input, and the thread nothing to continue",
             "deadline_too_long": "X-Deadline-Ms is more than this service allows",
             "assistant_not_found": "there is no assistant of this name",
+            "graph_not_found": "there is no graph of this name",
+            "invalid_context": "the graph cannot follow this context",
+            "assistant_too_large": "the assistant is larger than is kept",
             "interrupt_ids_needed": "several interrupts wait; answer by id",
             "webhook_refused": "the webhook's address is not one that is called",
             "webhook_not_configured": "the operator has not configured webhooks",

@@ -1,4 +1,7 @@
-"""What routes are given: the services, and whose request it is."""
+"""What routes are given: the services, and whose request it is.
+
+Dependencies are coroutines though they await nothing: FastAPI sends plain functions through a thread, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from app.assistants.drawings import GraphDrawings
+from app.assistants.service import AssistantService
 from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
 from app.guards.rate_limits import RequestLimit
@@ -73,7 +78,8 @@ class Services:
     runs: RunService
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
-    assistants: tuple[tuple[str, str], ...]  # assistant id and graph id, sorted by graph id
+    assistants: AssistantService
+    drawings: GraphDrawings
     request_limit: RequestLimit | None
     metrics: Metrics
     breakers: FleetBreakers
@@ -82,30 +88,32 @@ class Services:
     started_at: datetime
 
 
-def services(request: Request) -> Services:
+async def services(request: Request) -> Services:
     """The services of this process."""
     found: Services = request.state.services
     return found
 
 
-def caller(
-    request: Request,
+ServicesDep = Annotated[Services, Depends(services)]
+
+
+async def caller(
+    services: ServicesDep,
     key: Annotated[str | None, Security(APIKeyHeader(name="x-api-key", auto_error=False))],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
 ) -> Caller:
     """Who asks."""
-    return services(request).api_keys.caller(key or (bearer.credentials if bearer else None))
+    return services.api_keys.caller(key or (bearer.credentials if bearer else None))
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
 
-def tenant(caller: CallerDep) -> str:
+async def tenant(caller: CallerDep) -> str:
     """Whose request it is."""
     return caller.tenant
 
 
-ServicesDep = Annotated[Services, Depends(services)]
 TenantDep = Annotated[str, Depends(tenant)]
 
 

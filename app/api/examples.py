@@ -27,6 +27,11 @@ class Examples:
         """A value of `schema`: of a request only the fields that are required or have an example, of an answer all."""
         return self._of(schema, is_request, 0)
 
+    def fields(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The fields that a schema, or the one that it refers to, has."""
+        found: Mapping[str, Any] = self._schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        return found.get("properties", {})
+
     def _of(self, schema: Mapping[str, Any], is_request: bool, depth: int) -> Any:
         if "examples" in schema:
             return schema["examples"][0]

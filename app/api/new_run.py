@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Request
 
-from app.api.deps import CallerDep, ServicesDep
+from app.api.deps import Caller, CallerDep, Services, ServicesDep
 from app.api.rate_limit import spend
 from app.api.schemas import RunCreate, StatelessRunCreate
 from app.runs.acceptance import StartedRun
@@ -40,11 +40,11 @@ class NewRun:
     """A request that creates a run."""
 
     request: Request
-    services: ServicesDep
-    caller: CallerDep
-    idempotency_key: IdempotencyKey = None
-    x_deadline_ms: DeadlineMs = None
-    x_priority: PriorityName = None
+    services: Services
+    caller: Caller
+    idempotency_key: str | None
+    x_deadline_ms: int | None
+    x_priority: str | None
 
     @property
     def tenant(self) -> str:
@@ -98,6 +98,8 @@ class NewRun:
             durability=body.durability,
             tags=tuple(body.config.tags),
             recursion_limit=body.config.recursion_limit,
+            configurable=body.config.configurable,
+            context=body.context or {},
             keep_thread=not isinstance(body, StatelessRunCreate) or body.on_completion == "keep",
             after=body.after_seconds,
             webhook=body.webhook or "",
@@ -114,7 +116,18 @@ class NewRun:
         return self.idempotency_key, hashlib.sha256(whole.encode()).hexdigest()
 
 
-NewRunDep = Annotated[NewRun, Depends()]
+async def _new_run(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    idempotency_key: IdempotencyKey = None,
+    x_deadline_ms: DeadlineMs = None,
+    x_priority: PriorityName = None,
+) -> NewRun:
+    return NewRun(request, services, caller, idempotency_key, x_deadline_ms, x_priority)
+
+
+NewRunDep = Annotated[NewRun, Depends(_new_run)]
 
 
 def _nodes(names: list[str] | str) -> tuple[str, ...] | str:

@@ -157,7 +157,7 @@ class RunFailed(AppError):
 @router.get("/models", name="list_models")
 async def list_models(services: ServicesDep, tenant: TenantDep) -> ModelList:
     """The assistants."""
-    return ModelList(data=[_model(services, graph_id) for _, graph_id in services.assistants])
+    return ModelList(data=[_model(services, graph_id) for graph_id in services.assistants.graph_ids])
 
 
 @router.get("/models/{model_id}", name="get_model", responses=openai_responses(404))
@@ -317,7 +317,7 @@ def _usage(values: dict[str, Any]) -> dict[str, int]:
 
 
 def _check_model(services: Services, model: str) -> None:
-    known = [graph_id for _, graph_id in services.assistants]
+    known = services.assistants.graph_ids
     if model not in known:
         raise NotFound(f"there is no model {model!r}; there are: {', '.join(known)}", "model_not_found")
 

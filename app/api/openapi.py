@@ -123,7 +123,8 @@ def _finish_operation(operation: dict[str, Any], shared: dict[str, Any], example
         if int(status) >= 400:
             responses[status] = _shared_error(int(status), shared, is_openai=is_openai)
             continue
-        response.setdefault("headers", {}).update(header_refs("x-request-id", *(DESCRIBED if is_limited else ())))
+        page = ["X-Pagination-Next"] if _is_page(operation, response, examples) else []
+        response.setdefault("headers", {}).update(header_refs("x-request-id", *page, *(DESCRIBED if is_limited else ())))
         if response["description"] == "Successful Response":
             response["description"] = operation["summary"]
         for media_type, content in response.get("content", {}).items():
@@ -132,6 +133,14 @@ def _finish_operation(operation: dict[str, Any], shared: dict[str, Any], example
             else:
                 _add_example(content, examples, is_request=False)
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _is_page(operation: Mapping[str, Any], response: Mapping[str, Any], examples: Examples) -> bool:
+    """Whether the answer is a part of a list that was asked for by a body with an `offset`."""
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    answer = response.get("content", {}).get("application/json", {}).get("schema", {})
+    kinds = [kind.get("type") for kind in answer.get("anyOf", [answer])]
+    return "offset" in examples.fields(body) and "array" in kinds
 
 
 def _finish_stream(content: dict[str, Any]) -> None:

@@ -88,6 +88,9 @@ class RunConfig(BaseModel):
 
     tags: list[str] = Field(default_factory=list, description="Words that events and traces of the run carry.")
     recursion_limit: int | None = Field(None, ge=1, description="Most supersteps; at most the graph's own limit.")
+    configurable: dict[str, JsonValue] = Field(
+        default_factory=dict, description="The older name of `context`: its keys count as context, others are passed over."
+    )
 
 
 class Command(BaseModel):
@@ -122,6 +125,11 @@ class RunCreate(BaseModel):
     )
     command: Command | None = None
     config: RunConfig = Field(default_factory=RunConfig)
+    context: dict[str, JsonValue] | None = Field(
+        None,
+        description="What to do otherwise than usual, by the graph's `context_schema`; counts more than the assistant's, key by key.",
+        examples=[{"answer_at": 0.8}],
+    )
     metadata: Metadata | None = None
     stream_mode: Annotated[list[StreamMode], BeforeValidator(_listed)] = Field(["values"], description="One mode, or a list.")
     stream_subgraphs: bool = Field(False, description="Stream the events of subgraphs too.")
@@ -220,31 +228,6 @@ class HistoryRequest(BaseModel):
     )
     metadata: Metadata | None = Field(None, description="Only states whose metadata hold all of this.")
     checkpoint: CheckpointRef | None = Field(None, description="The subgraph (`checkpoint_ns`) whose states are wanted.")
-
-
-class AssistantSearch(BaseModel):
-    """Which assistants are wanted."""
-
-    graph_id: str | None = None
-    name: str | None = None
-    metadata: Metadata | None = None
-    limit: int = Field(10, ge=1, le=1000)
-    offset: int = Field(0, ge=0)
-
-
-class Assistant(_Output):
-    """A graph under a name."""
-
-    assistant_id: UUID
-    graph_id: str
-    name: str
-    description: str | None = None
-    config: dict[str, JsonValue] = Field(default_factory=dict)
-    context: dict[str, JsonValue] = Field(default_factory=dict)
-    metadata: Metadata
-    version: int = 1
-    created_at: datetime
-    updated_at: datetime
 
 
 class Task(_Output):

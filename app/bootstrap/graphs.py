@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from agents.registry import SpecialistRegistry
+from graphs.configuration import configuration_over
 from graphs.conformance import RECURSION_LIMIT as CONFORMANCE_STEPS
 from graphs.conformance import build_conformance
 from graphs.context import RunContext, RunScope
@@ -30,6 +31,7 @@ def build_graphs(
             shown=("messages", "answer", "specialist", "confidence", "sources", "escalation", "degraded", "usage"),
             recursion_limit=RECURSION_LIMIT,
             make_context=make_context,
+            context_schema=configuration_over(specialists),
         )
     }
     if has_conformance:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,9 +23,12 @@ from agents.tracing import NullTracer, Tracer
 from agents.understudy import Understudy
 from app import __version__
 from app.api.deps import ApiKeys, Services
+from app.assistants.drawings import GraphDrawings
+from app.assistants.service import AssistantService
 from app.bootstrap.graphs import SUPERVISOR, build_graphs
 from app.bootstrap.models import model_chains, model_limits
 from app.bootstrap.policies import make_policies, model_limiters, request_limit, stages_of
+from app.errors import NotFound
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
 from app.guards.rate_limits import SharedBuckets
@@ -41,6 +44,7 @@ from app.runs.webhooks import WebhookSecrets, check_webhook
 from app.settings import Settings, SettingsError
 from app.storage.errors import StorageError
 from app.storage.redis.answers import RedisAnswers
+from app.storage.redis.assistants import AssistantRepository
 from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
@@ -55,6 +59,7 @@ from app.telemetry.fallbacks import FallbackLog
 from app.telemetry.logging import configure, get_logger
 from app.telemetry.metrics import Metrics
 from app.threads.service import ThreadService
+from graphs.configuration import SupervisorConfiguration
 from graphs.context import RunContext, RunScope
 from graphs.registry import GraphEntry
 from graphs.routing import ANSWER_AT
@@ -124,7 +129,8 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         def make_context(scope: RunScope) -> RunContext:
             if not policies.is_on(PolicyName.DEADLINE):
                 scope = replace(scope, deadline=Deadline.after(NO_DEADLINE))
-            return RunContext(scope, specialists, _is_available(policies), runner, understudy, gateway, tracer)
+            assert isinstance(scope.configuration, SupervisorConfiguration)
+            return RunContext(scope, specialists, _is_available(policies), runner, understudy, gateway, tracer, scope.configuration)
 
         graphs = build_graphs(specialists, make_context, has_conformance=settings.runs.conformance_graph)
         graphs = {**graphs, **{entry.graph_id: entry for entry in more}}
@@ -133,6 +139,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         saver = RedisSaver(redis, ttl=THREAD_TTL)
         threads, runs, work = ThreadRepository(redis), RunRepository(redis, lease=lease), WorkQueue(redis)
         states = ThreadService(threads, saver, graphs, SUPERVISOR)
+        assistants = _assistants(graphs, AssistantRepository(redis), states)
         outbox = WebhookOutbox(redis)
         logs = EventLogs(runs, states.snapshot)
         executes = always_executes or settings.runs.execution == "local"
@@ -155,7 +162,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
         keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
-        acceptance = RunAcceptance(graphs, threads, states, runs, work, keys, executor, dispatcher, deadlines, admission)
+        acceptance = RunAcceptance(assistants, threads, states, runs, work, keys, executor, dispatcher, deadlines, admission)
         service = RunService(acceptance, states, runs, work, logs, executor, dispatcher)
         leases.start()
         stack.callback(leases.stop)
@@ -170,7 +177,8 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             api_keys=ApiKeys(settings.access.api_keys),
             threads=states,
             runs=service,
-            assistants=tuple((entry.assistant_id, graph_id) for graph_id, entry in sorted(graphs.items())),
+            assistants=assistants,
+            drawings=GraphDrawings(graphs),
             request_limit=request_limit(settings, policies, buckets),
             metrics=metrics,
             breakers=breakers,
@@ -180,6 +188,15 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             version=__version__,
             started_at=datetime.now(UTC),
         )
+
+
+def _assistants(graphs: Mapping[str, GraphEntry], stored: AssistantRepository, threads: ThreadService) -> AssistantService:
+    async def delete_threads(tenant: str, assistant_id: str) -> None:
+        async for thread_id in stored.threads_of(tenant, assistant_id):
+            with suppress(NotFound):
+                await threads.delete(tenant, thread_id)
+
+    return AssistantService(graphs, stored, delete_threads)
 
 
 async def _fleet_breakers(

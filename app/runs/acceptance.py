@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
+from app.assistants.configuration import Configured
+from app.assistants.service import AssistantService
 from app.errors import AlreadyExists, ConflictingRequest, InvalidInput, NotFound, ThreadBusy
 from app.guards.admission import Admission, Asks, Load
 from app.runs.dispatcher import Dispatcher
 from app.runs.executor import Executor, is_batch
-from app.runs.request import RunRequest, checked
+from app.runs.request import RunRequest, checked, checked_by
 from app.storage.errors import StorageError
+from app.storage.redis.assistants import AssistantRecord
 from app.storage.redis.idempotency import KEPT, IdempotencyKeys, Reservation
 from app.storage.redis.runs import (
     AlreadyAccepted,
@@ -30,7 +32,6 @@ from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRepos
 from app.storage.redis.work import RunRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
-from graphs.registry import GraphEntry
 
 LOG_TTL, RESUMABLE_LOG_TTL = 60.0, 24 * 3600.0
 """How long the log of a run outlives it, seconds: by default, and if the caller means to come back."""
@@ -78,7 +79,7 @@ class RunAcceptance:
     """Accepts runs and brings them to execution: a run is written before anything of it executes.
 
     Args:
-        graphs: What can be run, by graph id.
+        assistants: What can be run.
         threads: Thread records.
         states: The states of threads.
         runs: Run records.
@@ -92,7 +93,7 @@ class RunAcceptance:
 
     def __init__(
         self,
-        graphs: Mapping[str, GraphEntry],
+        assistants: AssistantService,
         threads: ThreadRepository,
         states: ThreadService,
         runs: RunRepository,
@@ -103,8 +104,7 @@ class RunAcceptance:
         deadlines: Deadlines,
         admission: Admission,
     ) -> None:
-        self._graphs = graphs
-        self._assistants = {entry.assistant_id: entry for entry in graphs.values()}
+        self._assistants = assistants
         self._threads = threads
         self._states = states
         self._runs = runs
@@ -130,22 +130,26 @@ class RunAcceptance:
             Overloaded: The run could not be served in time, or nothing more can wait. Nothing but the key's reservation was written.
             NotFound: There is no such thread, checkpoint or assistant.
             InvalidInput: The input is not what the graph accepts, or the answer does not fit what is asked.
-            ConflictingRequest: `resume` without a thread.
+            ConflictingRequest: `resume` without a thread, or a context beside a configurable.
             ThreadBusy: Another run is under way on the thread, and the strategy is to reject.
             AlreadyExists: The key stands for another request, or the interrupt has been answered.
         """
-        entry = self._entry(request.assistant_id)
-        kwargs = checked(entry, request)
+        try:
+            assistant, entry = await self._assistants.find(tenant, request.assistant_id)
+            how = checked_by(entry, assistant, request)
+        except (NotFound, InvalidInput):
+            # The assistant may have changed since the same request came first.
+            _, known = await self._earlier(tenant, thread_id, idempotency) if idempotency is not None else (None, None)
+            if known is None:
+                raise
+            return StartedRun(tenant, known)
+        kwargs = checked(entry, request, how)
         seconds = self._deadlines.of(request)
-        reserved = await self._reserved(tenant, thread_id, idempotency)
+        reserved, known = await self._earlier(tenant, thread_id, idempotency)
+        if known is not None:
+            return StartedRun(tenant, known)
         ids = (reserved.thread_id, reserved.run_id)
-        if idempotency is not None:
-            known = await self._runs.get(tenant, *ids)
-            if known is not None:
-                return StartedRun(tenant, known)
-            if reserved.is_accepted:
-                raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
-        record = _record(ids, entry, request, kwargs, seconds)
+        record = _record(ids, assistant, request, how, kwargs, seconds)
         asks = Asks(record.run_id, tenant, record.graph_id, request.priority, seconds, is_delayed=request.after > 0)
         self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
         try:
@@ -215,13 +219,17 @@ class RunAcceptance:
             get_logger().warning("run_not_announced", run_id=run.run_id, code=exc.code)
         return StartedRun(tenant, record)
 
-    def _entry(self, assistant_id: str) -> GraphEntry:
-        entry = self._graphs.get(assistant_id) or self._assistants.get(assistant_id)
-        if entry is not None:
-            return entry
-        known = f"there is no assistant {assistant_id!r}; there are: {', '.join(sorted(self._graphs))}"
-        # The protocol tells a name that was mistyped (422) from an id that is gone (404).
-        raise NotFound(known, "assistant_not_found") if _is_uuid(assistant_id) else InvalidInput(known, "assistant_not_found")
+    async def _earlier(
+        self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None
+    ) -> tuple[Reservation, RunRecord | None]:
+        """The ids of the run, and the run if the same request has started it before."""
+        reserved = await self._reserved(tenant, thread_id, idempotency)
+        if idempotency is None:
+            return reserved, None
+        known = await self._runs.get(tenant, reserved.thread_id, reserved.run_id)
+        if known is None and reserved.is_accepted:
+            raise AlreadyExists("the run of this Idempotency-Key was rolled back or deleted", "run_removed")
+        return reserved, known
 
     async def _reserved(self, tenant: str, thread_id: str | None, idempotency: tuple[str, str] | None) -> Reservation:
         """Ids of the thread and of the run: new ones, or those that the key stands for."""
@@ -256,26 +264,20 @@ class RunAcceptance:
         return " ".join(f"{state}/{interrupt}" for interrupt in sorted(named or asked)), seen
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _record(ids: tuple[str, str], entry: GraphEntry, request: RunRequest, kwargs: dict[str, Any], seconds: float) -> RunRecord:
+def _record(
+    ids: tuple[str, str], assistant: AssistantRecord, request: RunRequest, how: Configured, kwargs: dict[str, Any], seconds: float
+) -> RunRecord:
     now = datetime.now(UTC)
     return RunRecord(
         run_id=ids[1],
         thread_id=ids[0],
-        assistant_id=entry.assistant_id,
-        graph_id=entry.graph_id,
+        assistant_id=assistant.assistant_id,
+        graph_id=assistant.graph_id,
         status="pending",
         created_at=now,
         updated_at=now,
         deadline_at=now + timedelta(seconds=request.after + seconds),
-        metadata=request.metadata,
+        metadata=how.metadata,
         multitask_strategy=request.multitask_strategy,
         kwargs=kwargs,
         log_ttl=RESUMABLE_LOG_TTL if request.stream_resumable else LOG_TTL,

@@ -14,6 +14,9 @@ from app.storage.redis.runs import Event, NewEvent, RunRecord, RunRepository
 
 POLL = 0.1
 """How often a reader looks for news that another process writes, seconds."""
+GATHER = 0.02
+"""Least time between two writes of one log, seconds: a fast model's tokens travel several at a time, which nobody sees and which costs
+much less than one by one. The first event after a pause waits for nothing."""
 READS_AT_ONCE = 64
 """How many readers of this process ask Redis at the same moment: when a thousand runs end at once, their readers take turns and leave
 connections to everybody else."""
@@ -33,8 +36,8 @@ Snapshot = Callable[[str, RunRecord], Awaitable[bytes]]
 class RunLog:
     """The log of a run that this process executes.
 
-    `append` never waits: what is appended while a write is under way travels in the next one. An event reaches readers only
-    once Redis has it, so no reader ever saw what a resumed stream lacks.
+    `append` never waits: what is appended while a write is under way, or soon after one, travels in the next one. An event reaches
+    readers only once Redis has it, so no reader ever saw what a resumed stream lacks.
 
     Args:
         runs: Where the log is kept.
@@ -50,6 +53,9 @@ class RunLog:
         self._fence = fence
         self._pending: list[NewEvent] = []
         self._writing: asyncio.Task[None] | None = None
+        self._next: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._earliest = self._loop.time()
         self._failure: Exception | None = None
         self._changed = asyncio.Event()
         self._written: list[Event] = []
@@ -65,8 +71,7 @@ class RunLog:
         if self._failure is not None:
             raise self._failure
         self._pending.append(event)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+        self._write_soon()
 
     async def flush(self) -> None:
         """Return once everything appended so far is in Redis.
@@ -74,10 +79,19 @@ class RunLog:
         Raises:
             StorageError: It could not be written.
         """
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
+        while self._failure is None and (self._pending or self._writing is not None):
+            if self._writing is None:
+                self._begin_to_write()
+            else:
+                await asyncio.shield(self._writing)
         if self._failure is not None:
             raise self._failure
+
+    def close(self) -> None:
+        """Write no more; readers go on with what Redis says."""
+        if self._next is not None:
+            self._next.cancel()
+        self.publish([])
 
     def publish(self, events: list[Event]) -> None:
         """Show readers what has been written; without events, wake them."""
@@ -110,15 +124,31 @@ class RunLog:
         """Id of the latest event in memory; 0: there is none."""
         return self._written[-1].id if self._written else 0
 
+    def _write_soon(self) -> None:
+        if self._writing is not None or self._next is not None:
+            return
+        if self._loop.time() >= self._earliest:
+            self._begin_to_write()
+        else:
+            self._next = self._loop.call_at(self._earliest, self._begin_to_write)
+
+    def _begin_to_write(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._earliest = self._loop.time() + GATHER
+        self._writing = self._loop.create_task(self._write())
+
     async def _write(self) -> None:
+        batch, self._pending = self._pending, []
         try:
-            while self._pending:
-                batch, self._pending = self._pending, []
-                self.publish(await self._runs.append(self._tenant, self._run, self._fence, batch))
+            self.publish(await self._runs.append(self._tenant, self._run, self._fence, batch))
         except Exception as exc:
             self.fail(exc)
         finally:
             self._writing = None
+        if self._pending and self._failure is None:
+            self._write_soon()
 
 
 class EventLogs:
@@ -147,7 +177,7 @@ class EventLogs:
         """The run executes here no longer; its readers go on with what Redis says."""
         log = self._local.pop(run_id, None)
         if log is not None:
-            log.publish([])
+            log.close()
 
     def drain(self) -> None:
         """Have every reader of this process leave, so that it comes back elsewhere."""

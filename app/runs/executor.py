@@ -267,7 +267,7 @@ class Executor:
             async for part in graph.astream(
                 begin,
                 config,
-                context=entry.make_context(_scope(tenant, run, deadline)),
+                context=entry.make_context(_scope(tenant, run, deadline, entry)),
                 stream_mode=cast(list[StreamMode], sorted({"values", *(GRAPH_MODES[mode] for mode in kwargs["stream_mode"])})),
                 subgraphs=kwargs["stream_subgraphs"],
                 interrupt_before=kwargs["interrupt_before"],
@@ -376,13 +376,15 @@ def is_batch(run: RunRecord) -> bool:
     return Priority(run.kwargs["priority"]) is Priority.BATCH
 
 
-def _scope(tenant: str, run: RunRecord, deadline: Deadline) -> RunScope:
+def _scope(tenant: str, run: RunRecord, deadline: Deadline, entry: GraphEntry) -> RunScope:
+    schema = entry.context_schema
     return RunScope(
         run_id=run.run_id,
         tenant=tenant,
         deadline=deadline.reserving(LAST_WORD),
         priority=Priority(run.kwargs["priority"]),
         is_streamed=any(GRAPH_MODES[mode] == "messages" for mode in run.kwargs["stream_mode"]),
+        configuration=schema.model_validate(run.kwargs.get("context", {})) if schema is not None else None,
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from langgraph.graph import END, START
 
+from app.assistants.configuration import Configured, configured
 from app.errors import InvalidInput
+from app.storage.redis.assistants import AssistantRecord
 from app.threads.values import checked_input, checked_update
 from graphs.registry import GraphEntry
 from resilience.context import Priority
@@ -33,6 +35,8 @@ class RunRequest:
     durability: str = "async"
     tags: tuple[str, ...] = ()
     recursion_limit: int | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+    configurable: dict[str, Any] = field(default_factory=dict)
     keep_thread: bool = True
     after: float = 0.0
     webhook: str = ""
@@ -46,7 +50,20 @@ class RunRequest:
         return self.input is None and not _meant(self.command)
 
 
-def checked(entry: GraphEntry, request: RunRequest) -> dict[str, Any]:
+def checked_by(entry: GraphEntry, assistant: AssistantRecord, request: RunRequest) -> Configured:
+    """What the run takes from its assistant, and what it says itself; see `app.assistants.configuration.configured`."""
+    return configured(
+        entry,
+        assistant,
+        context=request.context,
+        configurable=request.configurable,
+        tags=request.tags,
+        recursion_limit=request.recursion_limit,
+        metadata=request.metadata,
+    )
+
+
+def checked(entry: GraphEntry, request: RunRequest, how: Configured) -> dict[str, Any]:
     """What executing the run needs; stored, so that any process can do it, and do it again.
 
     Raises:
@@ -62,8 +79,9 @@ def checked(entry: GraphEntry, request: RunRequest) -> dict[str, Any]:
         "interrupt_after": request.interrupt_after,
         "checkpoint_id": request.checkpoint_id,
         "durability": request.durability,
-        "tags": list(request.tags),
-        "recursion_limit": request.recursion_limit,
+        "tags": list(how.tags),
+        "recursion_limit": how.recursion_limit,
+        "context": how.context,
         "priority": request.priority,
     }
 

@@ -1,4 +1,5 @@
-"""The case study: `python -m benchmarks.case_study` (about 10 minutes; `--quick` about 2, at the middle severity only).
+"""The case study: `python -m benchmarks.case_study` (about 10 minutes; `--quick` about 2, at the middle severity only;
+`--only middle` about 4).
 
 Two forms of one support desk (see `benchmarks.case_study.naive`, and the service itself) answer the same customers while their
 provider has a bad day; `docs/case-study.md` says what is simulated and how to read the figures. Nothing is asserted. The table
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -139,17 +140,19 @@ def main(arguments: list[str]) -> None:
     """Measure, print the table, write the figures and draw the plots."""
     parser = argparse.ArgumentParser(description="A provider's bad day, in the naive form and in ours.")
     parser.add_argument("--quick", action="store_true", help="two minutes, at the middle severity only")
-    parser.add_argument("--plots", type=Path, help="folder for the plots; default: docs, with --quick benchmarks/out")
+    parser.add_argument("--only", nargs="+", choices=SEVERITIES, metavar="SEVERITY", help="these severities, all at the same time")
+    parser.add_argument("--plots", type=Path, help="folder for the plots; default: docs, with --quick or --only benchmarks/out")
     options = parser.parse_args(arguments)
     print("faults: benchmarks/data/case_study.json; our rate limit is off, since nobody needs a key on loopback\n")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        lanes = runner.run(case_study(QUICK if options.quick else Schedule()))
+        schedule = QUICK if options.quick else Schedule()
+        lanes = runner.run(case_study(replace(schedule, phases=(tuple(options.only),)) if options.only else schedule))
     summaries = summarise(lanes)
     print(table(summaries))
     path = write(lanes, summaries)
     from benchmarks.case_study.plot import draw
 
-    drawn = draw(lanes, summaries, options.plots or (OUT if options.quick else ROOT / "docs"))
+    drawn = draw(lanes, summaries, options.plots or (OUT if options.quick or options.only else ROOT / "docs"))
     print(f"\n{json.dumps(machine())}\n\nall figures: {path}\nplots: {', '.join(map(str, drawn))}")
 
 

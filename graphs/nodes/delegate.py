@@ -32,7 +32,8 @@ def delegate_to(name: str) -> Node:
         if result.failure is None:
             context.understudy.learn(task, result)
             return _took_part(name, state, result, context.scope.run_id)
-        return _failed(name, state, result, await context.understudy.step_in(task, result))
+        instead = await context.understudy.step_in(task, result, sure_at=context.configuration.answer_at)
+        return _failed(name, state, result, instead)
 
     return delegate
 

@@ -20,7 +20,7 @@ from graphs.context import RunContext
 from graphs.escalation_rules import escalation_reason, order_reference
 from graphs.handoff import describe, question
 from graphs.nodes.delegate import draft_of, task_for
-from graphs.routing import ESCALATE_BELOW, loop_fault
+from graphs.routing import loop_fault
 from graphs.state import SUPERVISOR, Decision, Degraded, SupervisorState, add_usage, degraded_by, escalate, new_turn
 from resilience.errors import DependencyError, ResilienceError
 
@@ -53,9 +53,9 @@ async def supervise(state: SupervisorState, runtime: Runtime[RunContext]) -> Sup
     """Begin the turn if it is new, then decide who acts next, or that a human must."""
     asked = question(state)
     if asked is None:
-        language = detect_language("", state.get("customer", {}).get("locale"))
+        language = detect_language("", state.get("customer", {}).get("locale") or runtime.context.configuration.locale)
         return {**new_turn("", language), **escalate("no_question", "The run was started without a message of the customer.")}
-    update = _begin(state, asked)
+    update = _begin(state, asked, runtime.context.configuration.locale)
     state = {**state, **update}
     hops = state["hops"] + 1
     update = {**update, "hops": hops}
@@ -69,15 +69,15 @@ async def supervise(state: SupervisorState, runtime: Runtime[RunContext]) -> Sup
     return update
 
 
-def _begin(state: SupervisorState, asked: HumanMessage) -> SupervisorState:
+def _begin(state: SupervisorState, asked: HumanMessage, locale: str | None) -> SupervisorState:
     """The reset of a new turn; nothing when the supervisor is asked again within one.
 
     A message that comes twice under one id begins a new turn if the first one has been answered.
     """
     if state.get("turn") == asked.id and state.get("answer") is None:
         return {}
-    # A message too short to tell is taken for the language of the customer, else of the conversation.
-    usual = state.get("customer", {}).get("locale") or state.get("language")
+    # A message too short to tell is taken for the language of the customer, else of the conversation, else of the assistant.
+    usual = state.get("customer", {}).get("locale") or state.get("language") or locale
     return new_turn(asked.id or "", detect_language(asked.text, usual))
 
 
@@ -101,8 +101,9 @@ async def _decide(state: SupervisorState, asked: HumanMessage, context: RunConte
 
 async def _without_specialists(state: SupervisorState, degraded: list[Degraded], context: RunContext) -> SupervisorState:
     """What any of them once answered or would have quoted, else a human."""
-    for name in context.specialists:
-        instead = await context.understudy.step_in(task_for(name, state, context), AgentResult(failure="circuit_open"))
+    for name in context.offered:
+        task, failed = task_for(name, state, context), AgentResult(failure="circuit_open")
+        instead = await context.understudy.step_in(task, failed, sure_at=context.configuration.answer_at)
         if instead is not None:
             return {"draft": draft_of(SUPERVISOR, instead), "degraded": degraded_by(degraded, instead.degraded)}
     return {**escalate("specialist_unreachable", "No specialist is available."), "degraded": degraded}
@@ -113,7 +114,8 @@ def _by_rule(state: SupervisorState, asked: HumanMessage, context: RunContext) -
     if reason is None:
         return None
     said = "\n".join(message.text for message in state["messages"] if isinstance(message, HumanMessage))
-    if reason == "refund_requested" and order_reference(said) and context.is_available(REFUND_DESK):
+    desk_is_open = REFUND_DESK in context.offered and context.is_available(REFUND_DESK)
+    if reason == "refund_requested" and order_reference(said) and desk_is_open:
         # A refund of a known order is prepared by billing_support, and a human says yes or no to that (design D10).
         return {"decision": Decision(specialist=REFUND_DESK, confidence=1.0, reason=reason, alternatives=[])}
     return escalate(reason, "A rule hands this to a human.")
@@ -124,7 +126,7 @@ def _offered(state: SupervisorState, context: RunContext) -> tuple[list[str], li
 
     One that handed the question back is left out as long as there is another.
     """
-    names = list(context.specialists)
+    names = context.offered
     closed = [name for name in names if not context.is_available(name)]
     available = [name for name in names if name not in closed]
     handed_back = {visit["specialist"] for visit in state["visits"] if visit["outcome"] == "handed_back"}
@@ -159,7 +161,7 @@ async def _by_model(state: SupervisorState, offered: list[str], degraded: list[D
     else:
         if model == OFFLINE and account.degraded:
             account.degraded.append(Degradation(what="routing_by_rules", why=account.degraded[-1].why))
-        update = _judge(_decision(answer, choices))
+        update = _judge(_decision(answer, choices), context.configuration.escalate_below)
     return {**update, "usage": add_usage(state["usage"], account.usage), "degraded": degraded_by(degraded, account.degraded)}
 
 
@@ -168,10 +170,10 @@ def _decision(answer: RoutingDecision, choices: list[str]) -> Decision:
     return Decision(specialist=answer.specialist, confidence=answer.confidence, reason=answer.reason, alternatives=alternatives)
 
 
-def _judge(decision: Decision) -> SupervisorState:
+def _judge(decision: Decision, escalate_below: float) -> SupervisorState:
     if decision["specialist"] == HUMAN:
         return {**escalate("human_chosen", decision["reason"]), "decision": decision}
-    if decision["confidence"] < ESCALATE_BELOW:
+    if decision["confidence"] < escalate_below:
         return {**escalate("low_routing_confidence", decision["reason"]), "decision": decision}
     return {"decision": decision}
 

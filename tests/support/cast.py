@@ -19,6 +19,7 @@ from agents.spec import AgentSpec
 from agents.tracing import NullTracer, RunTrace, Span, SpanKind
 from agents.understudy import Understudy
 from agents.usage import Usage
+from graphs.configuration import AS_USUAL, SupervisorConfiguration
 from graphs.context import RunContext, RunScope
 from graphs.routing import ANSWER_AT
 from resilience.deadline import Deadline
@@ -119,7 +120,7 @@ class Cast:
         """Whether the specialist's breaker lets calls through."""
         return self.policies.breaker(f"specialist:{specialist}").is_admitting
 
-    def context(self, run_id: str = "run-1", seconds: float = 60.0) -> RunContext:
+    def context(self, run_id: str = "run-1", seconds: float = 60.0, configuration: SupervisorConfiguration = AS_USUAL) -> RunContext:
         """The means of a run that has this long."""
         deadline = Deadline.after(seconds, LoopClock())
         return RunContext(
@@ -130,6 +131,7 @@ class Cast:
             self.understudy,
             self.gateway,
             self.tracer,
+            configuration,
         )
 
     def _model(self, role: str, lines: Sequence[Line] | None) -> ScriptedChatModel:

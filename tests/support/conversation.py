@@ -7,6 +7,7 @@ from typing import Any
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agents.models.scripted import Line, calls, says
+from graphs.configuration import AS_USUAL
 from graphs.input import SupervisorRequest
 from graphs.routing import RECURSION_LIMIT
 from graphs.supervisor import build_supervisor
@@ -32,10 +33,12 @@ class Conversation:
 
     Attributes:
         seconds: How long every run has.
+        configuration: What every run's assistant wants to be otherwise.
     """
 
     def __init__(self, **lines: list[Line]) -> None:
         self.seconds = 60.0
+        self.configuration = AS_USUAL
         self.cast = Cast(lines)
         self._graph = build_supervisor(self.cast.specialists).compile(checkpointer=InMemorySaver())
         self._config: Any = {"configurable": {"thread_id": "t"}, "recursion_limit": RECURSION_LIMIT}
@@ -75,4 +78,4 @@ class Conversation:
 
     def _context(self) -> Any:
         self._runs += 1
-        return self.cast.context(f"run-{self._runs}", self.seconds)
+        return self.cast.context(f"run-{self._runs}", self.seconds, self.configuration)

@@ -9,23 +9,50 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, StateGraph
+from langgraph.runtime import Runtime
 from langgraph.types import interrupt
+from pydantic import BaseModel, ConfigDict
 
 from app.bootstrap.running import run
 from app.main import serve
 from app.worker import work
 from graphs.conformance import RECURSION_LIMIT, ConformanceState, Node, build_conformance
+from graphs.context import RunScope
 from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
 
 Kind = Literal["gateway", "worker"]
-BRISK, STICKY, ASKING = "brisk", "sticky", "asking"
-"""The conformance graph with short steps; one whose only node blocks or hangs; one that asks two questions at once."""
+BRISK, STICKY, ASKING, MOODY = "brisk", "sticky", "asking", "moody"
+"""The conformance graph with short steps; one whose only node blocks or hangs; one that asks two questions at once; one that must be told
+how it feels."""
+
+
+class Mood(BaseModel):
+    """The context of the moody graph."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mood: str
+    strength: int = 1
+
+
+def build_moody() -> StateGraph[ConformanceState, Mood]:
+    """It says how it feels."""
+
+    async def say(state: ConformanceState, runtime: Runtime[Mood]) -> ConformanceState:
+        return {"messages": [AIMessage(" ".join(["very"] * (runtime.context.strength - 1) + [runtime.context.mood]))]}
+
+    graph = StateGraph(ConformanceState, context_schema=Mood)
+    graph.add_node("say", say)
+    graph.add_edge(START, "say")
+    graph.add_edge("say", END)
+    return graph
 
 
 def build_sticky(*, hangs: bool) -> StateGraph[ConformanceState]:
@@ -92,10 +119,16 @@ def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs:
     os.environ.clear()
     os.environ.update(variables)
     more = [_entry(BRISK, build_conformance(step)), _entry(STICKY, build_sticky(hangs=hangs)), _entry(ASKING, build_asking())]
+    more.append(_entry(MOODY, build_moody(), Mood, lambda scope: scope.configuration))
     run(partial(serve if kind == "gateway" else work, more=more))
 
 
-def _entry(graph_id: str, graph: StateGraph[Any]) -> GraphEntry:
+def _entry(
+    graph_id: str,
+    graph: StateGraph[Any, Any],
+    context_schema: type[BaseModel] | None = None,
+    make_context: Callable[[RunScope], object] = lambda scope: None,
+) -> GraphEntry:
     return GraphEntry(
         graph_id=graph_id,
         graph=graph.compile(name=graph_id),
@@ -104,5 +137,6 @@ def _entry(graph_id: str, graph: StateGraph[Any]) -> GraphEntry:
         as_input=SupervisorUpdate.as_input,
         shown=None,
         recursion_limit=RECURSION_LIMIT,
-        make_context=lambda scope: None,
+        make_context=make_context,
+        context_schema=context_schema,
     )

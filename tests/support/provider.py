@@ -32,7 +32,7 @@ class Reply:
         raw: Sent as it is instead of a completion.
         hangs: Never answer (until the provider closes).
         cut_after: Break the connection after this many streamed words, or in the middle of an answer that is not streamed.
-        pause: Seconds between two streamed words.
+        pause: Seconds between two streamed words, sending them included.
         waits_after: Streamed words after which the stream stops until the event is set; an answer that is not streamed stops in its middle.
         finish: The finish reason.
     """
@@ -154,6 +154,7 @@ class Provider:
         handler.send_header("content-type", "text/event-stream")
         handler.send_header("transfer-encoding", "chunked")  # as providers do: a stream that breaks can be told from one that ends
         handler.end_headers()
+        begun = time.monotonic()
         for i, chunk in enumerate(_chunks(request, reply)):
             if reply.cut_after is not None and i > reply.cut_after:
                 handler.close_connection = True
@@ -162,7 +163,7 @@ class Provider:
                 _wait(handler, reply.waits_after[1])
             _send_chunk(handler, b"data: " + json.dumps(chunk).encode() + b"\n\n")
             if reply.pause:
-                time.sleep(reply.pause)
+                time.sleep(max(0.0, begun + (i + 1) * reply.pause - time.monotonic()))
         _send_chunk(handler, b"data: [DONE]\n\n")
         handler.wfile.write(b"0\r\n\r\n")
 

@@ -209,3 +209,15 @@ def test_a_model_is_read_by_its_name(http: httpx.Client) -> None:
 
     assert found.json()["id"] == "brisk"
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_subgraph_is_described_by_its_namespace(http: httpx.Client) -> None:
+    """Of one that the graph does not have there is nothing to say, `recurse` or not."""
+    assistant_id = http.post("/assistants/search", json={"graph_id": "brisk"}).json()[0]["assistant_id"]
+    path = f"/assistants/{assistant_id}/subgraphs"
+    found = {namespace: http.get(f"{path}/{namespace}", params={"recurse": True}).json() for namespace in ("look_up", "nowhere")}
+
+    assert found["look_up"].keys() == {"look_up"}
+    assert "notes" in str(found["look_up"]["look_up"])
+    assert found["nowhere"] == {}
+    assert http.get(path).json() == found["look_up"]

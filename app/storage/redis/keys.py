@@ -66,6 +66,14 @@ class TenantKeys:
         """String: an answer that may be given again."""
         return f"{encode(self.tenant)}:answer:{key}"
 
+    def assistants(self) -> str:
+        """Hash: the tenant's assistants by id; all keys of a tenant's assistants have one hash slot."""
+        return f"{encode(self.tenant)}:{{{encode(self.tenant)}:assistants}}:latest"
+
+    def assistant_versions(self, assistant_id: str) -> str:
+        """Hash: the versions of one assistant by number, and in `last` the number of the newest."""
+        return f"{encode(self.tenant)}:{{{encode(self.tenant)}:assistants}}:versions:{encode(assistant_id)}"
+
     def every_checkpoint_index(self) -> str:
         """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""
         return f"{encode(self.tenant)}:{{*}}:checkpoint-index"

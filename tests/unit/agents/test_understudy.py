@@ -55,6 +55,17 @@ async def test_the_same_question_gets_the_answer_that_was_good():
     assert [(event.kind, event.fields) for event in troupe.events] == [(EventKind.FALLBACK_TAKEN, fields)]
 
 
+@pytest.mark.parametrize(("sure_at", "is_given"), [(0.0, True), (0.9, True), (0.91, False)])
+async def test_whoever_wants_a_surer_answer_is_not_given_a_lesser_one(sure_at, is_given):
+    """A kept answer counts by its own confidence."""
+    troupe = Troupe()
+    troupe.understudy.learn(asked(UNCOVERED), GOOD)
+
+    result = await troupe.understudy.step_in(asked(UNCOVERED), FAILED, sure_at=sure_at)
+
+    assert (result is not None) is is_given
+
+
 async def test_another_tenants_answer_is_not_given():
     """Nor one to another question."""
     troupe = Troupe()

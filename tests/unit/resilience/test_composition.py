@@ -81,6 +81,20 @@ async def test_provider_fallback_and_open_breaker():
     assert (dead.attempts, smaller.attempts) == (2, 10)
 
 
+@pytest.mark.parametrize(("is_as_good", "attempts", "took"), [(True, 1, 20), (False, 2, 40)])
+async def test_provider_fallback_and_retry(is_as_good: bool, attempts: int, took: float):
+    """A first choice that hangs is tried again, unless the alternative is as good: then it has had its chance after one attempt."""
+    hanging, other = Hanging(), fail_then_return(0, Exception(), "other answer")
+    models = registry()
+    alternative = Alternative("model:b", lambda ctx: models.provider_pipeline("model:b").execute(other, ctx), is_as_good=is_as_good)
+    pipeline = Pipeline(Fallback(alternative), models.provider_pipeline("model:a", timeout=20))
+
+    assert await pipeline.execute(hanging, within(600)) == "other answer"
+
+    assert (hanging.attempts, other.attempts) == (attempts, 1)
+    assert now() == pytest.approx(took, abs=1)
+
+
 async def test_provider_deadline_and_retry():
     """Retry takes no wait that the deadline would cut: one attempt, and its own error at once."""
     throttled = fail_then_return(99, Throttled("429", retry_after=20), "")

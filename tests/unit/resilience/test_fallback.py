@@ -10,7 +10,7 @@ from resilience.deadline_guard import DeadlineGuard
 from resilience.errors import CircuitOpen, DeadlineExceeded, PermanentError, TransientError
 from resilience.events import EventKind, ResilienceEvent
 from resilience.fallback import Alternative, Fallback
-from resilience.testing import fail_then_return
+from resilience.testing import ScriptedCall, fail_then_return
 from tests.support.virtual_time import LoopClock
 
 
@@ -95,6 +95,17 @@ async def test_every_way_but_the_last_leaves_time_to_the_next(ctx: CallContext):
     await policy.execute(first, ctx)
 
     assert [call.contexts[0].deadline.remaining() for call in (first, second, third)] == pytest.approx([30, 30, 60])
+
+
+async def test_every_way_is_told_whether_something_as_good_stands_behind_it(ctx: CallContext):
+    """The last one has nobody behind it, and one that is less than the way before it does not count."""
+    ways = [ScriptedCall([TransientError("503")], "") for _ in range(2)]
+    last = fail_then_return(0, Exception(), "answer")
+    first, second = Alternative("model:b", ways[1], is_as_good=True), Alternative("rules", last)
+
+    await Fallback(first, second).execute(ways[0], ctx)
+
+    assert [call.contexts[0].has_stand_in for call in (*ways, last)] == [True, False, False]
 
 
 async def test_with_no_time_left_there_is_no_alternative(ctx: CallContext):

@@ -15,7 +15,7 @@ from resilience.context import CallContext
 from resilience.deadline import Deadline
 from resilience.errors import DeadlineExceeded, TransientError
 from resilience.events import EventKind, ResilienceEvent
-from resilience.hedge import Hedge, HedgeSettings
+from resilience.hedge import LATE, Hedge, HedgeSettings
 from tests.support.virtual_time import LoopClock, VirtualTimeLoop
 
 USUAL = 1.0
@@ -104,6 +104,19 @@ async def test_the_second_of_a_slow_call_wins_and_the_first_is_cancelled(read: C
         ResilienceEvent(EventKind.HEDGE_STARTED, "model:gpt-x", "model:a", {"after": pytest.approx(USUAL)}),
         ResilienceEvent(EventKind.HEDGE_WON, "model:gpt-x", "model:a", {"after": pytest.approx(USUAL + 0.5)}),
     ]
+
+
+@pytest.mark.parametrize(("late", "calls"), [(LATE * 0.9, 2), (LATE * 1.1, 1)], ids=["on time", "late"])
+async def test_a_process_that_is_slow_itself_makes_no_second_call(read: CallContext, late: float, calls: int):
+    """When the timer of the second call comes late, more calls would only make it later."""
+    hedge, slow = await trained(read), Dependency(10 * USUAL, 1.0)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.call_later(USUAL / 2, lambda: loop.jump(USUAL / 2 + late))  # something occupies the loop
+
+    await hedge.execute(slow, read)
+
+    assert len(slow.begun) == calls
 
 
 async def test_the_first_of_a_slow_call_wins_and_the_second_is_cancelled(read: CallContext, events: list[ResilienceEvent]):

@@ -1,6 +1,7 @@
 """What is tried again, when, and how often."""
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
@@ -52,6 +53,26 @@ async def test_a_dead_dependency_gets_no_more_than_the_attempts_allowed(ctx: Cal
 async def test_an_attempt_that_timed_out_is_tried_again(ctx: CallContext):
     """Slowness may pass like any other blip."""
     assert await retry().execute(fail_then_return(1, AttemptTimedOut("model:gpt-x", 5), "answer"), ctx) == "answer"
+
+
+@pytest.mark.parametrize("error", [AttemptTimedOut("model:gpt-x", 5), Throttled("429", retry_after=0.26)], ids=["slow", "told to wait"])
+async def test_beside_a_stand_in_nothing_slow_is_tried_again(ctx: CallContext, error: Exception):
+    """Who stands ready answers sooner than another attempt would."""
+    call = fail_then_return(1, error, "answer")
+
+    with pytest.raises(type(error)):
+        await retry().execute(call, replace(ctx, has_stand_in=True))
+
+    assert call.attempts == 1
+
+
+@pytest.mark.parametrize("error", [TransientError("503"), Throttled("429"), Throttled("429", retry_after=0.25)], ids=str)
+async def test_beside_a_stand_in_quick_failures_are_tried_again(ctx: CallContext, error: Exception):
+    """They cost next to nothing, and the first choice is the better one."""
+    call = fail_then_return(1, error, "answer")
+
+    assert await retry().execute(call, replace(ctx, has_stand_in=True)) == "answer"
+    assert call.attempts == 2
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,23 @@ async def test_a_hanging_attempt_is_counted_and_leaves_time_for_the_next_model()
     reply = await house.ask()
 
     assert reply.message.text == "yes"
-    assert house.meter.attempts == [("a", "cancelled")] * 2 + [("b", "ok")]
+    assert house.meter.attempts == [("a", "cancelled"), ("b", "ok")]
     assert asyncio.get_running_loop().time() <= QUICK.total * 0.8
     assert 0.8 * QUICK.total > QUICK.first_token
+
+
+@pytest.mark.parametrize(("second", "asked"), [("openai", 1), ("offline", 2)])
+async def test_a_model_is_waited_for_if_only_rules_stand_behind_it(second: str, asked: int):
+    """A second of `Retry-After` is more than a second model takes; where only rules would follow, the model is worth it."""
+    other = Model("b", "instead")
+    other.provider = second
+    first = Model("a", ModelThrottled("429", retry_after=1.0), "yes")
+    house = House(first, other)
+
+    reply = await house.ask()
+
+    assert len(first.contexts) == asked
+    assert reply.message.text == ("instead" if second == "openai" else "yes")
 
 
 async def test_a_model_that_hangs_again_and_again_is_left_alone():

@@ -54,4 +54,16 @@ def test_a_tenants_own_keys_are_no_threads_keys(tenant, thread_id, name):
     """Keys without a tag keep out of the way of those with one."""
     own = TenantKeys(tenant)
 
-    assert not {own.threads(), own.idempotency(name)} & set(_every_key(ThreadKeys(tenant, thread_id)))
+    mine = {own.threads(), own.idempotency(name), own.assistants(), own.assistant_versions(name)}
+    assert not mine & set(_every_key(ThreadKeys(tenant, thread_id)))
+
+
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_a_tenants_assistants_share_a_slot_and_no_key(tenant, one, other):
+    """One script changes an assistant and its versions, and no id names another's key."""
+    keys = TenantKeys(tenant)
+    slots = {key_slot(key.encode("utf-8")) for key in (keys.assistants(), keys.assistant_versions(one), keys.assistant_versions(other))}
+
+    assert len(slots) == 1
+    assert (keys.assistant_versions(one) == keys.assistant_versions(other)) == (one == other)
+    assert keys.assistant_versions(one) != keys.assistants()
