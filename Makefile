@@ -62,7 +62,7 @@ faults: $(VENV)/.dev ## The same with one fault per test, in small numbers
 	@$(PYTEST) -q tests/chaos
 
 chaos: $(VENV)/.dev ## The same in full numbers, with the limits as they are promised; takes most of an hour
-	@CHAOS=full $(PYTEST) -q -s tests/chaos tests/system/test_streams.py tests/integration/test_run_machine.py
+	@CHAOS=full $(PYTEST) -q -s tests/chaos tests/system/test_streams.py tests/system/test_openapi_properties.py tests/integration/test_run_machine.py
 
 mutation: $(VENV)/.dev ## How many small faults in resilience/ its unit tests notice; takes some minutes
 	@nice $(BIN)/python -m benchmarks.mutation

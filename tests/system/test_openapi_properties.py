@@ -140,7 +140,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @schema.parametrize()
 @seed(SEED)
 @settings(
-    max_examples=200 if IS_FULL else 12,
+    max_examples=50 if IS_FULL else 12,
     deadline=None,
     database=None,
     suppress_health_check=[*HealthCheck],
