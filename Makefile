@@ -96,4 +96,4 @@ lock: $(VENV)/.dev ## Pin the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header pyproject.toml -c requirements-dev.lock -o requirements.lock
 
 clean: ## Remove what was made, data included
-	@rm -rf $(VENV) .data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis mutants
+	@rm -rf $(VENV) .data dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis mutants
