@@ -7,6 +7,8 @@ The price of the policies comes first (see `benchmarks.bench_policies`). Then th
     offline      the supervisor graph with the offline model
     conformance  the conformance graph, whose model only echoes: what is left is the engine
 
+At the end comes what a page of a thread search costs with few and with many threads (see `benchmarks.bench_threads`).
+
 Servers and Redis are on one core, client and provider on another. Nothing is asserted. The tables go to standard output, all
 figures to `benchmarks/out/`.
 """
@@ -31,7 +33,7 @@ from typing import Any
 import psutil
 import uvloop
 
-from benchmarks import bench_policies
+from benchmarks import bench_policies, bench_threads
 from benchmarks.bench_client import Load, Target, burst, closed_loop
 from benchmarks.bench_processes import PeakMemory, Server, cores, cpu, pin, resident
 from benchmarks.bench_report import Round, Summary, as_json, stream_table, summarise, wait_table
@@ -39,7 +41,7 @@ from benchmarks.bench_report import Round, Summary, as_json, stream_table, summa
 OUT = Path(__file__).parent / "out"
 QUESTION = "Why was I charged a fee for my transfer?"
 INPUT = {"messages": [{"role": "user", "content": QUESTION}]}
-POLICIES = "policies"
+POLICIES, THREADS = "policies", "threads"
 PACKAGES = ("langgraph", "langchain-core", "langchain-openai", "openai", "fastapi", "uvicorn", "redis", "pydantic")
 
 
@@ -55,6 +57,8 @@ class Plan:
         seconds: How long a round of waiting lasts.
         workloads: Which of `WORKLOADS`.
         pairs: How often the service with and the one without policies take turns; 0: not at all.
+        searches: How often each search of threads is asked; 0: none is.
+        threads: How many threads "many" are.
     """
 
     concurrencies: tuple[int, ...] = (1, 16, 64)
@@ -64,9 +68,11 @@ class Plan:
     seconds: float = 1.2
     workloads: tuple[str, ...] = ("two-calls", "offline", "conformance")
     pairs: int = bench_policies.PAIRS
+    searches: int = 200
+    threads: int = bench_threads.LARGE
 
 
-QUICK = Plan(rounds=2, stream_rounds=1, seconds=1.0, pairs=5)
+QUICK = Plan(rounds=2, stream_rounds=1, seconds=1.0, pairs=5, searches=50)
 
 
 @dataclass(frozen=True)
@@ -239,6 +245,9 @@ async def bench(plan: Plan) -> dict[str, Any]:
     for name in plan.workloads:
         with tempfile.TemporaryDirectory(prefix="bench") as folder:
             figures["workloads"][name] = await measure(name, plan, Path(folder))
+    if plan.searches:
+        with tempfile.TemporaryDirectory(prefix="bench") as folder:
+            figures["threads"] = await bench_threads.measure(Path(folder), large=plan.threads, times=plan.searches)
     return figures
 
 
@@ -246,12 +255,13 @@ def main(arguments: list[str]) -> None:
     """Measure, print the tables and write the figures."""
     parser = argparse.ArgumentParser(description="What a run costs.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--workload", action="append", choices=[POLICIES, *WORKLOADS], help="only this one; may be repeated")
+    parser.add_argument("--workload", action="append", choices=[POLICIES, *WORKLOADS, THREADS], help="only this one; may be repeated")
     options = parser.parse_args(arguments)
     plan = QUICK if options.quick else Plan()
     if options.workload:
-        workloads = tuple(name for name in options.workload if name != POLICIES)
-        plan = replace(plan, workloads=workloads, pairs=plan.pairs if POLICIES in options.workload else 0)
+        workloads = tuple(name for name in options.workload if name in WORKLOADS)
+        pairs, searches = (count if name in options.workload else 0 for name, count in ((POLICIES, plan.pairs), (THREADS, plan.searches)))
+        plan = replace(plan, workloads=workloads, pairs=pairs, searches=searches)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         figures = runner.run(bench(plan))
     OUT.mkdir(exist_ok=True)

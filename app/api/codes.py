@@ -56,6 +56,8 @@ CODES: Mapping[int, Mapping[str, str]] = MappingProxyType(
             "deadline_too_long": "X-Deadline-Ms is more than this service allows",
             "assistant_not_found": "there is no assistant of this name",
             "graph_not_found": "there is no graph of this name",
+            "batch_too_large": "a batch holds more runs than are taken at once",
+            "search_too_broad": "too many threads would have to be looked at; narrow the search",
             "invalid_context": "the graph cannot follow this context",
             "assistant_too_large": "the assistant is larger than is kept",
             "interrupt_ids_needed": "several interrupts wait; answer by id",

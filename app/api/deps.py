@@ -22,6 +22,7 @@ from app.guards.rate_limits import RequestLimit
 from app.runs.service import RunService
 from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
+from app.threads.search import ThreadSearch
 from app.threads.service import ThreadService
 
 OPEN_TENANT = "default"
@@ -75,6 +76,7 @@ class Services:
 
     api_keys: ApiKeys
     threads: ThreadService
+    search: ThreadSearch
     runs: RunService
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox

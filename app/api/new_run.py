@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 from uuid import UUID
@@ -13,6 +14,7 @@ from fastapi import Depends, Header, Request
 from app.api.deps import Caller, CallerDep, Services, ServicesDep
 from app.api.rate_limit import spend
 from app.api.schemas import RunCreate, StatelessRunCreate
+from app.errors import InvalidInput
 from app.runs.acceptance import StartedRun
 from app.runs.request import RunRequest
 from app.storage.errors import StorageUnavailable
@@ -65,6 +67,34 @@ class NewRun:
             if not limit.expired():
                 raise
             raise StorageUnavailable("the run could not be written within its deadline") from None
+
+    async def start_all(self, bodies: Sequence[StatelessRunCreate]) -> list[StartedRun]:
+        """Accept runs in the background, all or none; see `RunService.start_all`. Each counts against the key's allowance.
+
+        Raises:
+            InvalidInput: They are more than the allowance ever is.
+            TooManyRequests: The allowance has not that many left.
+            StorageUnavailable: Not all were accepted within their deadline, as far as is known.
+        """
+        try:
+            async with asyncio.timeout(self._longest()) as limit:
+                return await self._start_all(bodies)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise StorageUnavailable("the runs could not be written within their deadline") from None
+
+    async def _start_all(self, bodies: Sequence[StatelessRunCreate]) -> list[StartedRun]:
+        rate = self.services.request_limit
+        if rate is not None:
+            if len(bodies) > rate.rate.allowance:
+                raise InvalidInput(f"an API key may start {rate.rate.allowance} runs per minute; send fewer at once", "batch_too_large")
+            await spend(rate, self.request, self.tenant, self.caller.key_id, len(bodies))
+        wanted = [self._request(body, streams=False, is_background=True) for body in bodies]
+        # One key stands for each of them in its place, so the same batch again is the same runs.
+        keys = [self._idempotency(body) for body in bodies]
+        numbered = [(f"{key[0]}/{i}", key[1]) for i, key in enumerate(keys) if key is not None]
+        return await self.services.runs.start_all(self.tenant, wanted, idempotency=numbered)
 
     async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool) -> StartedRun:
         if self.services.request_limit is not None:

@@ -29,13 +29,13 @@ DESCRIBED: dict[str, Any] = {
 """The fields as the OpenAPI document has them."""
 
 
-async def spend(limit: RequestLimit, request: Request, tenant: str, key_id: str) -> None:
-    """Take one request of the key's allowance and leave the fields for the answer.
+async def spend(limit: RequestLimit, request: Request, tenant: str, key_id: str, runs: int = 1) -> None:
+    """Take `runs` of the key's allowance, all or none, and leave the fields for the answer.
 
     Raises:
         TooManyRequests: Nothing is left.
     """
-    taken = await limit.spend(tenant, key_id)
+    taken = await limit.spend(tenant, key_id, runs)
     retry_after = math.ceil(taken.wait)
     reset = math.ceil(taken.full_in) if taken.is_allowed else retry_after
     policy = f'"default";q={limit.rate.allowance};w={limit.rate.window:.0f}'

@@ -17,7 +17,7 @@ from app.api.deps import ServicesDep, TenantDep
 from app.api.headers import header_refs
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import problem_responses
-from app.api.schemas import Run, RunCreate, RunsCancel, StatelessRunCreate
+from app.api.schemas import Run, RunCreate, RunField, RunFields, RunsCancel, StatelessRunCreate
 from app.api.sse import HEARTBEAT, event_stream, frames
 from app.errors import InvalidInput
 from app.runs.acceptance import StartedRun
@@ -95,7 +95,7 @@ async def cancel_runs(body: RunsCancel, services: ServicesDep, tenant: TenantDep
     await services.runs.cancel_many(tenant, wanted, action)
 
 
-@router.get("/threads/{thread_id}/runs", name="list_runs", responses=problem_responses(404, 422))
+@router.get("/threads/{thread_id}/runs", name="list_runs", response_model_exclude_unset=True, responses=problem_responses(404, 422))
 async def list_runs(
     thread_id: UUID,
     services: ServicesDep,
@@ -103,10 +103,11 @@ async def list_runs(
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
     status: Annotated[RunStatus | None, Query(description="Only runs of this status.")] = None,
-) -> list[Run]:
+    select: Annotated[list[RunField] | None, Query(description="Only these fields; repeated.")] = None,
+) -> list[RunFields]:
     """The runs of a thread, newest first."""
     found = await services.runs.of_thread(tenant, str(thread_id), limit=limit, offset=offset, status=status)
-    return [Run.of(record) for record in found]
+    return [RunFields.of(record, select) for record in found]
 
 
 @router.get("/threads/{thread_id}/runs/{run_id}", name="get_run", responses=problem_responses(404, 422))

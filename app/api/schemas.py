@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -11,14 +12,83 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 from app.api.stream_events import Interrupt, RunError
 from app.runs.model import public_run
 from app.storage.redis.runs import RunRecord, RunStatus
-from app.storage.redis.threads import ThreadRecord, ThreadStatus
+from app.storage.redis.threads import Lifetime, LifetimeStrategy, ThreadRecord, ThreadStatus
+from app.threads.supersteps import SuperstepUpdate
 
 StreamMode = Literal["values", "updates", "messages", "messages-tuple", "custom", "tasks", "checkpoints", "debug"]
 Metadata = dict[str, JsonValue]
+MOST_MINUTES = 10 * 365 * 24 * 60.0
+"""Longest time to live of a thread, minutes: ten years."""
+MOST_SUPERSTEPS, MOST_UPDATES = 500, 100
+"""Most steps of a history that a thread may begin with, and most updates of one of them."""
 
 
 class _Output(BaseModel):
     model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class TimeToLive(BaseModel):
+    """How long a thread is kept after its last use, and what goes then."""
+
+    ttl: float = Field(gt=0, le=MOST_MINUTES, description="Minutes.")
+    strategy: LifetimeStrategy = Field("delete", description="`delete` the thread, or `keep_latest` of its states and the thread.")
+
+    def as_lifetime(self) -> Lifetime:
+        """The same in the service's words."""
+        return Lifetime(self.ttl * 60, self.strategy)
+
+
+def _minutes(value: Any) -> Any:
+    return {"ttl": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+GivenTimeToLive = Annotated[
+    TimeToLive | None, BeforeValidator(_minutes, json_schema_input_type=TimeToLive | float | None),
+    Field(description="How long the thread is kept after its last use; a number is minutes after which it is deleted. Default: 30 days."),
+]  # fmt: skip
+
+
+class ThreadTimeToLive(_Output):
+    """How long a thread is kept."""
+
+    strategy: LifetimeStrategy
+    ttl_minutes: float = Field(description="Minutes after its last use.")
+    expires_at: datetime = Field(description="When that is over if nobody uses it.")
+
+    @classmethod
+    def of(cls, kept: tuple[Lifetime, datetime] | None) -> ThreadTimeToLive | None:
+        """What `ThreadService.lifetime` says, as callers see it."""
+        return cls(strategy=kept[0].strategy, ttl_minutes=kept[0].seconds / 60, expires_at=kept[1]) if kept else None
+
+
+class StepCommand(BaseModel):
+    """What a node is said to have returned in place of values."""
+
+    update: dict[str, JsonValue] | list[tuple[str, JsonValue]] | None = Field(None, description="What it wrote: keys of a run's `input`.")
+    goto: str | list[str] | None = Field(None, description="Where it went on to.")
+    resume: None = Field(None, description="Must be null: there is nobody to be answered.")
+
+
+class StepUpdate(BaseModel):
+    """What one node is said to have done in a superstep."""
+
+    values: dict[str, JsonValue] | None = Field(None, description="What it returned: keys of a run's `input`.")
+    command: StepCommand | None = Field(None, description="What it returned in place of `values`.")
+    as_node: str | None = Field(None, description="The node; `__input__` for an input.")
+
+    def as_update(self) -> SuperstepUpdate:
+        """The same in the service's words."""
+        if self.command is None:
+            return SuperstepUpdate(dict(self.values) if self.values is not None else None, self.as_node)
+        goto = self.command.goto or ()
+        update = dict(self.command.update) if self.command.update else None
+        return SuperstepUpdate(None, self.as_node, update, (goto,) if isinstance(goto, str) else tuple(goto))
+
+
+class Superstep(BaseModel):
+    """One step of a history."""
+
+    updates: list[StepUpdate] = Field(min_length=1, max_length=MOST_UPDATES)
 
 
 class ThreadCreate(BaseModel):
@@ -28,6 +98,10 @@ class ThreadCreate(BaseModel):
     metadata: Metadata | None = Field(None, description="Free data to find it by.")
     if_exists: Literal["raise", "do_nothing"] = Field(
         "raise", description="What to do if there is one of this id: 409, or return it unchanged."
+    )
+    ttl: GivenTimeToLive = None
+    supersteps: list[Superstep] | None = Field(
+        None, max_length=MOST_SUPERSTEPS, description="The history that it begins with, of the graph that `metadata.graph_id` names."
     )
 
 
@@ -44,9 +118,10 @@ class Thread(_Output):
     values: dict[str, Any] | None = Field(None, description="The latest state; null before the first run.")
     interrupts: dict[str, list[Interrupt]] = Field(default_factory=dict, description="What waits for an answer, by task.")
     error: RunError | None = Field(None, description="Why the last run failed.")
+    ttl: ThreadTimeToLive | None = Field(None, description="How long it is kept; null unless asked for with `include=ttl`.")
 
     @classmethod
-    def of(cls, record: ThreadRecord, values: dict[str, Any] | None) -> Thread:
+    def of(cls, record: ThreadRecord, values: dict[str, Any] | None, ttl: ThreadTimeToLive | None = None) -> Thread:
         """The thread as callers see it; `values` are plain JSON."""
         return cls(
             thread_id=UUID(record.thread_id),
@@ -58,6 +133,7 @@ class Thread(_Output):
             values=values,
             interrupts={task: [Interrupt.model_validate(one) for one in waiting] for task, waiting in record.interrupts.items()},
             error=RunError.model_validate(record.error) if record.error else None,
+            ttl=ttl,
         )
 
 
@@ -81,6 +157,38 @@ class Run(_Output):  # type: ignore[no-redef]  # the type checker takes the alia
     def of(cls, record: RunRecord) -> Run:
         """The run as callers see it."""
         return cls.model_validate(public_run(record))
+
+
+RunField = Literal[
+    "run_id", "thread_id", "assistant_id", "created_at", "updated_at", "status", "metadata", "kwargs", "multitask_strategy", "ended_by",
+    "cancel_reason",
+]  # fmt: skip
+
+
+class RunFields(BaseModel):  # type: ignore[no-redef]  # as Run
+    """A run, or those of its fields that were asked for."""
+
+    run_id: UUID | None = None
+    thread_id: UUID | None = None
+    assistant_id: UUID | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    status: RunStatus | None = None
+    metadata: Metadata | None = None
+    multitask_strategy: str | None = None
+    arguments: dict[str, JsonValue] | None = Field(
+        None, validation_alias="kwargs", serialization_alias="kwargs", description="Always empty; kept for the protocol."
+    )
+    ended_by: Literal["user", "superseded"] | None = Field(None, description="Who ended the run from outside, if anybody did.")
+    cancel_reason: Literal["user", "superseded"] | None = Field(None, description="The same; only if it is asked for.")
+
+    @classmethod
+    def of(cls, record: RunRecord, select: Sequence[RunField] | None) -> RunFields:
+        """The run as callers see it; None: all of it."""
+        run = public_run(record)
+        if select is not None:
+            run = {name: value for name, value in {**run, "cancel_reason": run["ended_by"]}.items() if name in select}
+        return cls.model_validate(run)
 
 
 class RunConfig(BaseModel):
@@ -195,6 +303,7 @@ class ThreadPatch(BaseModel):
     """A change of a thread."""
 
     metadata: Metadata | None = Field(None, description="Merged into what is there, key by key.")
+    ttl: GivenTimeToLive = None
 
 
 class StateAt(BaseModel):

@@ -20,6 +20,7 @@ from app.api.schemas import (
     ThreadCreate,
     ThreadPatch,
     ThreadState,
+    ThreadTimeToLive,
 )
 
 router = APIRouter(tags=["threads"], responses=problem_responses(401, 503))
@@ -29,15 +30,30 @@ router = APIRouter(tags=["threads"], responses=problem_responses(401, 503))
 async def create_thread(body: ThreadCreate, services: ServicesDep, tenant: TenantDep) -> Thread:
     """Make a thread."""
     thread_id = str(body.thread_id) if body.thread_id else None
-    record = await services.threads.create(tenant, thread_id, dict(body.metadata or {}), reuse=body.if_exists == "do_nothing")
-    return Thread.of(record, None)
+    record = await services.threads.create(
+        tenant,
+        thread_id,
+        dict(body.metadata or {}),
+        reuse=body.if_exists == "do_nothing",
+        lifetime=body.ttl.as_lifetime() if body.ttl else None,
+        supersteps=[[update.as_update() for update in step.updates] for step in body.supersteps or ()],
+    )
+    return Thread.of(record, await services.threads.values(tenant, record) if body.supersteps else None)
 
 
 @router.get("/threads/{thread_id}", name="get_thread", responses=problem_responses(404, 422))
-async def get_thread(thread_id: UUID, services: ServicesDep, tenant: TenantDep) -> Thread:
+async def get_thread(
+    thread_id: UUID,
+    services: ServicesDep,
+    tenant: TenantDep,
+    include: Annotated[
+        str | None, Query(pattern=r"^(ttl(,ttl)*)?$", description="`ttl`: also say how long the thread is kept.", examples=["ttl"])
+    ] = None,
+) -> Thread:
     """A thread with its latest state."""
     record = await services.threads.get(tenant, str(thread_id))
-    return Thread.of(record, await services.threads.values(tenant, record))
+    kept = await services.threads.lifetime(tenant, record) if include else None
+    return Thread.of(record, await services.threads.values(tenant, record), ThreadTimeToLive.of(kept))
 
 
 @router.patch(
@@ -52,8 +68,9 @@ async def update_thread(
     tenant: TenantDep,
     prefer: Annotated[str | None, Header(description="`return=minimal`: answer 204, without the thread.")] = None,
 ) -> Thread:
-    """Add to a thread's metadata."""
-    record = await services.threads.merge(tenant, str(thread_id), dict(body.metadata or {}))
+    """Add to a thread's metadata, or set how long it is kept."""
+    lifetime = body.ttl.as_lifetime() if body.ttl else None
+    record = await services.threads.merge(tenant, str(thread_id), dict(body.metadata or {}), lifetime)
     if prefer == "return=minimal":
         return Response(status_code=204)  # type: ignore[return-value]  # not part of the model
     return Thread.of(record, await services.threads.values(tenant, record))

@@ -8,6 +8,8 @@ from types import MappingProxyType
 USUAL: Mapping[str, str] = MappingProxyType(
     {
         "thread_id": "The thread's id.",
+        "thread_ids": "The threads' ids.",
+        "updates": "What is written, one after the other.",
         "run_id": "The run's id.",
         "run_ids": "The runs' ids.",
         "assistant_id": "The assistant's id.",

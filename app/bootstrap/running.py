@@ -52,12 +52,16 @@ from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRecord, RunRepository
+from app.storage.redis.thread_index import ThreadIndex
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
-from app.storage.redis.work import WorkQueue
+from app.storage.redis.work import ThreadRef, WorkQueue
 from app.telemetry.fallbacks import FallbackLog
 from app.telemetry.logging import configure, get_logger
 from app.telemetry.metrics import Metrics
+from app.threads.indexer import ThreadIndexer
+from app.threads.reaper import ThreadReaper
+from app.threads.search import ThreadSearch
 from app.threads.service import ThreadService
 from graphs.configuration import SupervisorConfiguration
 from graphs.context import RunContext, RunScope
@@ -137,13 +141,20 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         help_centre()  # read now, so that the first customer does not wait for it
         lease = settings.runs.lease
         saver = RedisSaver(redis, ttl=THREAD_TTL)
-        threads, runs, work = ThreadRepository(redis), RunRepository(redis, lease=lease), WorkQueue(redis)
-        states = ThreadService(threads, saver, graphs, SUPERVISOR)
+        index = ThreadIndex(redis)
+        indexer = ThreadIndexer(index)
+        runs = RunRepository(redis, lease=lease, on_change=indexer.touch)
+        threads, work = ThreadRepository(redis), WorkQueue(redis)
+        states = ThreadService(threads, indexer, saver, graphs, SUPERVISOR)
         assistants = _assistants(graphs, AssistantRepository(redis), states)
         outbox = WebhookOutbox(redis)
         logs = EventLogs(runs, states.snapshot)
         executes = always_executes or settings.runs.execution == "local"
-        dispatcher = Dispatcher(runs, work, saver, states, outbox, lease=lease, executes=executes)
+
+        def on_settled(thread: ThreadRef) -> None:
+            indexer.touch(thread.tenant, thread.thread_id)
+
+        dispatcher = Dispatcher(runs, work, saver, states, outbox, lease=lease, executes=executes, on_settled=on_settled)
         loop = asyncio.get_running_loop()
 
         def on_lost(run_id: str) -> None:
@@ -162,13 +173,16 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
 
         executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
         keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
-        acceptance = RunAcceptance(assistants, threads, states, runs, work, keys, executor, dispatcher, deadlines, admission)
+        acceptance = RunAcceptance(assistants, states, runs, work, keys, executor, dispatcher, deadlines, admission)
         service = RunService(acceptance, states, runs, work, logs, executor, dispatcher)
+        stack.push_async_callback(_stop, asyncio.create_task(indexer.run(), name="index"))  # it hears of what ends last
+        reaper = ThreadReaper(index, indexer, states, dispatcher.soon)
         leases.start()
         stack.callback(leases.stop)
         await dispatcher.start(executor)
         stack.push_async_callback(dispatcher.stop)
         stack.push_async_callback(service.drain)
+        stack.push_async_callback(_stop, asyncio.create_task(reaper.run(), name="reaper"))
         allowed, secrets = _webhooks(settings)
         if executes:
             sender = WebhookSender(outbox, secrets, allowed=allowed, listener=lambda event: metrics.webhook(event.kind))
@@ -176,6 +190,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         yield Services(
             api_keys=ApiKeys(settings.access.api_keys),
             threads=states,
+            search=ThreadSearch(index, indexer, threads, states.values),
             runs=service,
             assistants=assistants,
             drawings=GraphDrawings(graphs),

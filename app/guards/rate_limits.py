@@ -109,9 +109,9 @@ class RequestLimit:
         self._buckets = buckets
         self.rate = Rate(per_minute)
 
-    async def spend(self, tenant: str, key_id: str) -> Taken:
-        """Take one of the allowance of the key with the digest `key_id`, if there is one left."""
-        return await self._buckets.take(self.NAME, [Charge(TenantKeys(tenant).rate(key_id), self.rate, 1)])
+    async def spend(self, tenant: str, key_id: str, runs: int = 1) -> Taken:
+        """Take `runs` of the allowance of the key with the digest `key_id`, if that many are left, else none."""
+        return await self._buckets.take(self.NAME, [Charge(TenantKeys(tenant).rate(key_id), self.rate, runs)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,10 +29,11 @@ from app.storage.redis.runs import (
     RunRepository,
     as_claimed,
 )
-from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRepository, new_thread
+from app.storage.redis.threads import ThreadMissing, ThreadOccupied, new_thread
 from app.storage.redis.work import RunRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
+from graphs.registry import GraphEntry
 
 LOG_TTL, RESUMABLE_LOG_TTL = 60.0, 24 * 3600.0
 """How long the log of a run outlives it, seconds: by default, and if the caller means to come back."""
@@ -75,12 +77,30 @@ class StartedRun:
     record: RunRecord
 
 
+@dataclass(frozen=True, slots=True)
+class _By:
+    """Whom a run is asked of, the graph that it executes, and how."""
+
+    assistant: AssistantRecord
+    entry: GraphEntry
+    how: Configured
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A request that can be a run: of whom it is asked, its stored arguments, and how long it may take, seconds."""
+
+    request: RunRequest
+    by: _By
+    kwargs: dict[str, Any]
+    seconds: float
+
+
 class RunAcceptance:
     """Accepts runs and brings them to execution: a run is written before anything of it executes.
 
     Args:
         assistants: What can be run.
-        threads: Thread records.
         states: The states of threads.
         runs: Run records.
         work: The queue over all processes.
@@ -94,7 +114,6 @@ class RunAcceptance:
     def __init__(
         self,
         assistants: AssistantService,
-        threads: ThreadRepository,
         states: ThreadService,
         runs: RunRepository,
         work: WorkQueue,
@@ -105,7 +124,6 @@ class RunAcceptance:
         admission: Admission,
     ) -> None:
         self._assistants = assistants
-        self._threads = threads
         self._states = states
         self._runs = runs
         self._work = work
@@ -135,28 +153,83 @@ class RunAcceptance:
             AlreadyExists: The key stands for another request, or the interrupt has been answered.
         """
         try:
-            assistant, entry = await self._assistants.find(tenant, request.assistant_id)
-            how = checked_by(entry, assistant, request)
+            by = await self._by(tenant, request)
         except (NotFound, InvalidInput):
             # The assistant may have changed since the same request came first.
             _, known = await self._earlier(tenant, thread_id, idempotency) if idempotency is not None else (None, None)
             if known is None:
                 raise
             return StartedRun(tenant, known)
-        kwargs = checked(entry, request, how)
-        seconds = self._deadlines.of(request)
+        wish = self._checked(by, request, thread_id)
         reserved, known = await self._earlier(tenant, thread_id, idempotency)
         if known is not None:
             return StartedRun(tenant, known)
-        ids = (reserved.thread_id, reserved.run_id)
-        record = _record(ids, assistant, request, how, kwargs, seconds)
-        asks = Asks(record.run_id, tenant, record.graph_id, request.priority, seconds, is_delayed=request.after > 0)
-        self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
+        record = self._admitted(tenant, wish, reserved)
         try:
             return await self._write(tenant, thread_id, request, record, idempotency, reserved)
         except BaseException:
             self._admission.forget(record.run_id)
             raise
+
+    async def accept_all(
+        self, tenant: str, requests: Sequence[RunRequest], *, idempotency: Sequence[tuple[str, str]] = ()
+    ) -> list[StartedRun]:
+        """Accept runs on threads of their own: all of them are checked and admitted before the first is written.
+
+        Args:
+            tenant: Whose runs they are.
+            requests: What is wanted.
+            idempotency: As for `accept`, one for each request; without any: none.
+
+        Raises:
+            StorageUnavailable: Some may have been accepted, others not; with `idempotency` the same again completes them.
+            AppError: What `accept` raises of a single one; nothing but reservations of keys was written.
+        """
+        wishes = [self._checked(await self._by(tenant, request), request, None) for request in requests]
+        keys: list[tuple[str, str] | None] = list(idempotency) or [None for _ in requests]
+        earlier = [await self._earlier(tenant, None, key) for key in keys]
+        reserved = [ids for ids, _ in earlier]
+        started = [StartedRun(tenant, known) if known is not None else None for _, known in earlier]
+        records: dict[int, RunRecord] = {}
+        try:
+            for i, wish in enumerate(wishes):
+                if started[i] is None:
+                    records[i] = self._admitted(tenant, wish, reserved[i])
+            for i, record in list(records.items()):
+                started[i] = await self._write(tenant, None, requests[i], record, keys[i], reserved[i])
+                del records[i]
+        except BaseException:
+            for record in records.values():
+                self._admission.forget(record.run_id)
+            raise
+        return [run for run in started if run is not None]
+
+    async def _by(self, tenant: str, request: RunRequest) -> _By:
+        """Whom the run is asked of, and how it is to be executed."""
+        assistant, entry = await self._assistants.find(tenant, request.assistant_id)
+        return _By(assistant, entry, checked_by(entry, assistant, request))
+
+    def _checked(self, by: _By, request: RunRequest, thread_id: str | None) -> _Wish:
+        """The request, if it can be a run at all."""
+        wish = _Wish(request, by, checked(by.entry, request, by.how), self._deadlines.of(request))
+        if thread_id is not None:
+            return wish
+        if request.command and "resume" in request.command:
+            raise ConflictingRequest("command.resume answers an interrupt of a thread, and this run has none", "resume_without_thread")
+        if request.says_nothing:
+            raise InvalidInput(NOTHING, "nothing_to_run")
+        if request.checkpoint_id:
+            raise NotFound("a run without a thread has no checkpoint to begin from", "checkpoint_not_found")
+        return wish
+
+    def _admitted(self, tenant: str, wish: _Wish, reserved: Reservation) -> RunRecord:
+        """The run's record, once it has been found that the run can be served."""
+        request = wish.request
+        ids = (reserved.thread_id, reserved.run_id)
+        record = _record(ids, wish.by.assistant, request, wish.by.how, wish.kwargs, wish.seconds)
+        asks = Asks(record.run_id, tenant, record.graph_id, request.priority, wish.seconds, is_delayed=request.after > 0)
+        self._admission.admit(asks, Load(self._dispatcher.executes, self._dispatcher.executing, *self._dispatcher.announced))
+        return record
 
     async def _write(
         self,
@@ -171,12 +244,6 @@ class RunAcceptance:
         answers = seen = ""
         if thread_id is not None:
             answers, seen = await self._check_thread(tenant, thread_id, request)
-        elif request.command and "resume" in request.command:
-            raise ConflictingRequest("command.resume answers an interrupt of a thread, and this run has none", "resume_without_thread")
-        elif request.says_nothing:
-            raise InvalidInput(NOTHING, "nothing_to_run")
-        elif request.checkpoint_id:
-            raise NotFound("a run without a thread has no checkpoint to begin from", "checkpoint_not_found")
         # Whoever sends the key again within its time is told the same, so the run must still be there.
         forget_after = None if request.keep_thread else KEPT if idempotency else record.log_ttl
         create = new_thread(record.thread_id, {}, forget_after=forget_after) if thread_id is None else None
@@ -245,7 +312,7 @@ class RunAcceptance:
     async def _check_thread(self, tenant: str, thread_id: str, request: RunRequest) -> tuple[str, str]:
         """Make or check what the run needs of its thread; returns what it answers and what was seen, see `RunRepository.accept`."""
         if request.if_not_exists == "create":
-            await self._threads.create(tenant, new_thread(thread_id, {}))
+            await self._states.ensure(tenant, thread_id)
         if request.checkpoint_id:
             await self._states.check_checkpoint(tenant, thread_id, request.checkpoint_id)
         if request.says_nothing and not await self._states.has_state(tenant, thread_id):

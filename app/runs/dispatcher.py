@@ -45,6 +45,7 @@ class Dispatcher:
         outbox: Takes over the webhooks of ended runs.
         lease: How long a lease lasts without renewal, seconds.
         executes: Whether this process executes runs.
+        on_settled: Told of a thread that was looked at and had nothing left to be done; must not wait.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Dispatcher:
         *,
         lease: float,
         executes: bool,
+        on_settled: Callable[[ThreadRef], None] = lambda thread: None,
     ) -> None:
+        self._on_settled = on_settled
         self._runs = runs
         self._work = work
         self._saver = saver
@@ -229,6 +232,7 @@ class Dispatcher:
             await self._work.watch(thread, time.time() + again)
         else:
             await self._work.unwatch(thread, now)
+            self._on_settled(thread)
 
     async def _settle_safely(self, thread: ThreadRef) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from app.storage.redis.runs import (
     RunRecord,
     RunRepository,
 )
+from app.storage.redis.threads import LifetimeStrategy, ThreadRecord
 from app.storage.redis.work import ThreadRef, WorkQueue
 from app.telemetry.logging import get_logger
 from app.threads.service import ThreadService
@@ -78,9 +79,19 @@ class RunService:
         Raises:
             NotReady: The service is going down.
         """
-        if not self._is_open:
-            raise NotReady("the service is going down; try again in a moment", "draining")
+        self._check_open()
         return await self._acceptance.accept(tenant, thread_id, request, idempotency=idempotency)
+
+    async def start_all(
+        self, tenant: str, requests: Sequence[RunRequest], *, idempotency: Sequence[tuple[str, str]] = ()
+    ) -> list[StartedRun]:
+        """Accept runs without threads, all or none; see `RunAcceptance.accept_all`.
+
+        Raises:
+            NotReady: The service is going down.
+        """
+        self._check_open()
+        return await self._acceptance.accept_all(tenant, requests, idempotency=idempotency)
 
     async def get(self, tenant: str, thread_id: str, run_id: str) -> RunRecord:
         """The run.
@@ -222,6 +233,27 @@ class RunService:
             self._dispatcher.soon(ThreadRef(tenant, thread_id))
         return checkpoint
 
+    async def copy_thread(self, tenant: str, thread_id: str) -> ThreadRecord:
+        """See `ThreadService.copy`; a run that came meanwhile begins right after."""
+        copy, is_left = await self._states.copy(tenant, thread_id)
+        if is_left:
+            self._dispatcher.soon(ThreadRef(tenant, thread_id))
+        return copy
+
+    async def prune_threads(self, tenant: str, thread_ids: Iterable[str], strategy: LifetimeStrategy) -> int:
+        """Remove these threads, or all of their checkpoints but the latest.
+
+        Returns:
+            How many; threads that are busy, or are not there, are passed over.
+        """
+        pruned = 0
+        for thread_id in dict.fromkeys(thread_ids):
+            is_done, is_left = await self._states.prune(tenant, thread_id, strategy)
+            if is_left:
+                self._dispatcher.soon(ThreadRef(tenant, thread_id))
+            pruned += is_done
+        return pruned
+
     async def open_runs(self, tenant: str, status: str) -> list[tuple[str, str]]:
         """The tenant's runs that are `pending`, `running`, or either (`all`), as thread id and run id."""
         found: list[tuple[str, str]] = []
@@ -254,6 +286,10 @@ class RunService:
     def is_open(self) -> bool:
         """Whether runs are accepted."""
         return self._is_open
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise NotReady("the service is going down; try again in a moment", "draining")
 
     async def _cancel_quietly(self, tenant: str, run: RunRecord) -> None:
         try:

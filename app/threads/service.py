@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import EmptyInputError, InvalidUpdateError
-from langgraph.types import StateSnapshot
+from langgraph.types import StateSnapshot, StateUpdate
 
 from app.errors import AlreadyExists, InvalidInput, NotFound, ThreadBusy
 from app.storage.redis.checkpoints import Fence, RedisSaver
 from app.storage.redis.runs import RunRecord
-from app.storage.redis.threads import ThreadMissing, ThreadOccupied, ThreadRecord, ThreadRepository, new_thread
+from app.storage.redis.threads import (
+    THREAD_TTL,
+    Lifetime,
+    LifetimeStrategy,
+    ThreadMissing,
+    ThreadOccupied,
+    ThreadRecord,
+    ThreadRepository,
+    new_thread,
+)
+from app.threads.indexer import ThreadIndexer
+from app.threads.metadata import check_metadata
 from app.threads.plain import plain_interrupt, to_json, to_plain
 from app.threads.state import checkpoint_ref, thread_state
+from app.threads.supersteps import SuperstepUpdate
 from app.threads.values import checked_update
 from graphs.registry import GraphEntry
 
 EDIT_TIME = 10.0
 """Longest that an edit of a state may keep runs off its thread, seconds."""
+STEP_TIME = 0.1
+"""What every superstep of a new thread's history adds to that, seconds."""
 
 
 class ThreadService:
@@ -30,29 +46,74 @@ class ThreadService:
 
     Args:
         threads: Where records are kept.
+        indexer: Told of every thread that changes here.
         saver: Where checkpoints are kept.
         graphs: The graphs whose states are read, by graph id.
         default_graph: The graph of a thread that has had no run.
     """
 
-    def __init__(self, threads: ThreadRepository, saver: RedisSaver, graphs: Mapping[str, GraphEntry], default_graph: str) -> None:
+    def __init__(
+        self, threads: ThreadRepository, indexer: ThreadIndexer, saver: RedisSaver, graphs: Mapping[str, GraphEntry], default_graph: str
+    ) -> None:
         self._threads = threads
+        self._indexer = indexer
         self._saver = saver
         self._graphs = graphs
         self._default_graph = default_graph
 
-    async def create(self, tenant: str, thread_id: str | None, metadata: dict[str, Any], *, reuse: bool) -> ThreadRecord:
+    async def create(
+        self,
+        tenant: str,
+        thread_id: str | None,
+        metadata: dict[str, Any],
+        *,
+        reuse: bool,
+        lifetime: Lifetime | None = None,
+        supersteps: Sequence[Sequence[SuperstepUpdate]] = (),
+    ) -> ThreadRecord:
         """A new thread; with `reuse` the one that has this id already, unchanged.
+
+        Args:
+            tenant: Whose thread it is.
+            thread_id: Its id; None: a new one.
+            metadata: What it is found by.
+            reuse: Whether one of this id is good enough.
+            lifetime: How long it is kept, if not the general time.
+            supersteps: The history that it begins with: each is one step of the graph that the metadata name.
 
         Raises:
             AlreadyExists: There is one of this id.
+            InvalidInput: The metadata are too many, or the graph cannot take the supersteps.
         """
-        thread = new_thread(thread_id or str(uuid4()), metadata)
-        if await self._threads.create(tenant, thread):
-            return thread
-        if not reuse:
+        check_metadata(metadata)
+        thread = new_thread(thread_id or str(uuid4()), metadata, lifetime=lifetime)
+        entry = self._entry(thread)
+        updates = [[update.checked(entry) for update in step] for step in supersteps]
+        is_new = await self._threads.create(tenant, thread)
+        if not (is_new or reuse):
             raise AlreadyExists(f"thread {thread_id} exists; if_exists=do_nothing returns it", "thread_exists")
-        return await self.get(tenant, thread.thread_id)
+        if is_new and updates:
+            await self._build(tenant, thread.thread_id, entry, updates)
+        await self._indexer.note(tenant, [thread.thread_id])
+        return thread if is_new and not updates else await self.get(tenant, thread.thread_id)
+
+    async def ensure(self, tenant: str, thread_id: str) -> None:
+        """Make the thread if there is none of this id."""
+        if await self._threads.create(tenant, new_thread(thread_id, {})):
+            self._indexer.touch(tenant, thread_id)
+
+    async def _build(self, tenant: str, thread_id: str, entry: GraphEntry, updates: list[list[StateUpdate]]) -> None:
+        """Give a new thread its history; if that fails there is no such thread."""
+        try:
+            fence = await self._threads.hold(tenant, thread_id, EDIT_TIME + STEP_TIME * len(updates))
+            graph = self._graph(tenant, entry, fence)
+            await graph.abulk_update_state(_config(thread_id), updates)
+            await self._let_go(tenant, thread_id, fence, await graph.aget_state(_config(thread_id)))
+        except BaseException as exc:
+            await self._threads.delete(tenant, thread_id)
+            if isinstance(exc, InvalidUpdateError | EmptyInputError):
+                raise InvalidInput(f"supersteps: {str(exc).splitlines()[0]}", "invalid_update") from None
+            raise
 
     async def get(self, tenant: str, thread_id: str) -> ThreadRecord:
         """The thread.
@@ -113,14 +174,29 @@ class ThreadService:
         earlier = _config(thread_id, before) if before else None
         return [thread_state(state) async for state in graph.aget_state_history(config, filter=metadata, before=earlier, limit=limit)]
 
-    async def merge(self, tenant: str, thread_id: str, metadata: dict[str, Any]) -> ThreadRecord:
-        """Add to the thread's metadata, key by key.
+    async def merge(self, tenant: str, thread_id: str, metadata: dict[str, Any], lifetime: Lifetime | None = None) -> ThreadRecord:
+        """Add to the thread's metadata, key by key; with `lifetime` it is kept that long from now on.
 
         Raises:
             NotFound: There is no such thread.
+            InvalidInput: The metadata would be too many.
         """
-        await self._threads.merge(tenant, thread_id, metadata)
+        await self._threads.merge(tenant, thread_id, metadata, lifetime, check_metadata)
+        await self._indexer.note(tenant, [thread_id])
         return await self.get(tenant, thread_id)
+
+    async def lifetime(self, tenant: str, thread: ThreadRecord) -> tuple[Lifetime, datetime] | None:
+        """How long the thread is kept after its last use, and when that is over unless it is used; None: it is over.
+
+        Where only older checkpoints go (`keep_latest`) it may be over already; then they have gone, or go once no run is under way.
+        """
+        left = await self._threads.left(tenant, thread.thread_id)
+        if left is None:
+            return None
+        own = thread.lifetime or Lifetime(THREAD_TTL)
+        if own.strategy == "keep_latest":
+            left -= THREAD_TTL
+        return own, datetime.now(UTC) + timedelta(seconds=left)
 
     async def delete(self, tenant: str, thread_id: str) -> None:
         """Remove the thread and all that belongs to it; nothing of a run that still executes on it is written any more.
@@ -128,8 +204,59 @@ class ThreadService:
         Raises:
             NotFound: There is no such thread.
         """
-        if not await self._threads.delete(tenant, thread_id):
+        existed = await self._threads.delete(tenant, thread_id)
+        await self._indexer.note(tenant, [thread_id])
+        if not existed:
             raise NotFound(f"there is no thread {thread_id}", "thread_not_found")
+
+    async def copy(self, tenant: str, thread_id: str) -> tuple[ThreadRecord, bool]:
+        """A new thread with the metadata, the states and the open questions of this one.
+
+        Returns:
+            The copy, and whether a run was accepted on the original meanwhile.
+
+        Raises:
+            NotFound: There is no such thread.
+            ThreadBusy: A run is under way on it.
+        """
+        fence = await self._hold(tenant, thread_id)
+        is_left = False
+        try:
+            original = await self.get(tenant, thread_id)
+            now = datetime.now(UTC)
+            copy = replace(original, thread_id=str(uuid4()), created_at=now, updated_at=now, state_updated_at=now, forget_after=None)
+            # The record comes last: until then nobody can know the copy, and what is half of one goes by itself.
+            await self._saver.bind(tenant=tenant).acopy_thread(thread_id, copy.thread_id)
+            await self._threads.create_copy(tenant, copy)
+        finally:
+            is_left = await self._threads.let_go(tenant, thread_id, fence)
+        await self._indexer.note(tenant, [copy.thread_id, thread_id])
+        return copy, is_left
+
+    async def prune(self, tenant: str, thread_id: str, strategy: LifetimeStrategy) -> tuple[bool, bool]:
+        """Remove a thread, or all of its checkpoints but the latest, unless a run is under way on it, waits or is delayed.
+
+        Returns:
+            Whether that was done, and whether a run was accepted meanwhile.
+        """
+        if strategy == "delete":
+            try:
+                existed = await self._threads.delete(tenant, thread_id, unless_busy=True)
+            except ThreadOccupied:
+                return False, False
+            await self._indexer.note(tenant, [thread_id])
+            return existed, False
+        try:
+            fence = await self._threads.hold(tenant, thread_id, EDIT_TIME)
+        except (ThreadMissing, ThreadOccupied):
+            return False, False
+        is_done = False
+        try:
+            await self._saver.bind(tenant=tenant).aprune([thread_id], strategy=strategy)
+            is_done = True
+        finally:
+            is_left = await self._threads.let_go(tenant, thread_id, fence, is_pruned=is_done)
+        return True, is_left
 
     async def update_state(
         self, tenant: str, thread_id: str, values: dict[str, Any] | None, *, as_node: str | None, checkpoint_id: str | None
@@ -148,12 +275,7 @@ class ThreadService:
         if checkpoint_id is not None:
             await self.check_checkpoint(tenant, thread_id, checkpoint_id)
         update = checked_update(entry, values, "values") if values is not None else None
-        try:
-            fence = await self._threads.hold(tenant, thread_id, EDIT_TIME)
-        except ThreadMissing:
-            raise NotFound(f"there is no thread {thread_id}", "thread_not_found") from None
-        except ThreadOccupied:
-            raise ThreadBusy(f"a run is under way on thread {thread_id}; wait for its end, or cancel it") from None
+        fence = await self._hold(tenant, thread_id)
         graph = self._graph(tenant, entry, fence)
         try:
             written = await graph.aupdate_state(_config(thread_id, checkpoint_id), update, as_node=as_node)
@@ -164,9 +286,28 @@ class ThreadService:
         except BaseException:
             await self._threads.let_go(tenant, thread_id, fence)
             raise
-        asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
-        is_left = await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked)
+        is_left = await self._let_go(tenant, thread_id, fence, snapshot)
+        await self._indexer.note(tenant, [thread_id])
         return checkpoint_ref(written) or {}, is_left
+
+    async def _hold(self, tenant: str, thread_id: str) -> Fence:
+        """Keep runs off the thread.
+
+        Raises:
+            NotFound: There is no such thread.
+            ThreadBusy: A run is under way on it.
+        """
+        try:
+            return await self._threads.hold(tenant, thread_id, EDIT_TIME)
+        except ThreadMissing:
+            raise NotFound(f"there is no thread {thread_id}", "thread_not_found") from None
+        except ThreadOccupied:
+            raise ThreadBusy(f"a run is under way on thread {thread_id}; wait for its end, or cancel it") from None
+
+    async def _let_go(self, tenant: str, thread_id: str, fence: Fence, snapshot: StateSnapshot) -> bool:
+        """The thread is as its latest state says; returns whether a run waits on it by now."""
+        asked = {task.id: [plain_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts}
+        return await self._threads.let_go(tenant, thread_id, fence, "interrupted" if snapshot.next else "idle", asked)
 
     async def check_checkpoint(self, tenant: str, thread_id: str, checkpoint_id: str) -> None:
         """Return if the thread has this checkpoint.

@@ -22,7 +22,9 @@ from app.storage.redis.assistants import (
 from app.storage.redis.connection import connect
 from app.storage.redis.keys import ThreadKeys
 from app.storage.redis.runs import RunRecord, RunRepository
+from app.storage.redis.thread_index import ThreadIndex
 from app.storage.redis.threads import ThreadRepository, new_thread
+from app.threads.indexer import ThreadIndexer
 from tests.support.nested_graphs import GRAPHS
 
 TENANT = "acme"
@@ -178,6 +180,7 @@ async def test_the_threads_of_an_assistant_are_found_among_many(redis_client, st
     for thread_id, assistant_id in (("t3", "x"), ("t9", "y"), ("t249", "x")):
         run = RunRecord(f"r-{thread_id}", thread_id, assistant_id, "a", "pending", NOW, NOW, deadline_at=NOW + timedelta(hours=1))
         await runs.accept(TENANT, run, create=None, claims="queued")
+    await ThreadIndexer(ThreadIndex(redis_client)).note(TENANT, [f"t{i}" for i in range(250)])
     await redis_client.delete(ThreadKeys(TENANT, "t5").thread())  # has run out, and is still in the list
 
     assert {thread_id async for thread_id in stored.threads_of(TENANT, "x")} == {"t3", "t249"}

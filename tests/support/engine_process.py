@@ -28,9 +28,9 @@ from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
 
 Kind = Literal["gateway", "worker"]
-BRISK, STICKY, ASKING, MOODY = "brisk", "sticky", "asking", "moody"
+BRISK, STICKY, ASKING, MOODY, NESTED = "brisk", "sticky", "asking", "moody", "nested"
 """The conformance graph with short steps; one whose only node blocks or hangs; one that asks two questions at once; one that must be told
-how it feels."""
+how it feels; one that asks inside a subgraph."""
 
 
 class Mood(BaseModel):
@@ -111,6 +111,32 @@ def build_asking() -> StateGraph[ConformanceState]:
     return graph
 
 
+def build_nested() -> StateGraph[ConformanceState]:
+    """A subgraph takes a note, asks, and takes a note of the answer; the graph says what it was."""
+
+    async def before(state: ConformanceState) -> ConformanceState:
+        return {"notes": ["before"]}
+
+    async def ask(state: ConformanceState) -> ConformanceState:
+        return {"notes": [*state["notes"], interrupt("inside?")]}
+
+    async def after(state: ConformanceState) -> ConformanceState:
+        return {"messages": [AIMessage(f"after: {state['notes'][-1]}")]}
+
+    inner = StateGraph(ConformanceState)
+    inner.add_node("before", before)
+    inner.add_node("ask", ask)
+    inner.add_edge(START, "before")
+    inner.add_edge("before", "ask")
+    graph = StateGraph(ConformanceState)
+    graph.add_node("inner", inner.compile())
+    graph.add_node("after", after)
+    graph.add_edge(START, "inner")
+    graph.add_edge("inner", "after")
+    graph.add_edge("after", END)
+    return graph
+
+
 def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs: bool) -> None:
     """Be a gateway or a worker with these settings and nothing of the parent's; what is said goes to the file `log`."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -120,6 +146,7 @@ def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs:
     os.environ.update(variables)
     more = [_entry(BRISK, build_conformance(step)), _entry(STICKY, build_sticky(hangs=hangs)), _entry(ASKING, build_asking())]
     more.append(_entry(MOODY, build_moody(), Mood, lambda scope: scope.configuration))
+    more.append(_entry(NESTED, build_nested()))
     run(partial(serve if kind == "gateway" else work, more=more))
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from app.storage.redis.keys import BATCH_WORK, BREAKERS, DELAYED, OPEN, WORK
+from app.storage.redis.keys import BATCH_WORK, BREAKERS, DELAYED, LAPSING, OPEN, SWEPT, WORK
 from tests.support.protocol import ask, new_thread, says, stream
 from tests.support.service import Service
 from tests.system.conftest import StartService
@@ -111,7 +111,7 @@ def test_every_key_in_redis_begins_with_its_tenant(closed_service: Service, acme
 
     assert names
     shared = {name for name in names if name.startswith(("capataz:", "{capataz:"))}
-    assert shared <= {WORK, BATCH_WORK, OPEN, DELAYED, BREAKERS}
+    assert shared <= {WORK, BATCH_WORK, OPEN, DELAYED, BREAKERS, LAPSING, SWEPT}
     assert {name.partition(":")[0] for name in names - shared} == set(KEYS)
 
 

@@ -9,7 +9,17 @@ from benchmarks.bench import Plan, bench
 
 async def test_the_benchmark_measures_service_and_floor_with_the_same_load(capsys: pytest.CaptureFixture[str]) -> None:
     """A tiny plan gives figures for every system and for the policies, no run fails, and all tables are printed."""
-    plan = Plan(concurrencies=(2,), streams=(3,), rounds=1, stream_rounds=1, seconds=0.1, workloads=("two-calls",), pairs=1)
+    plan = Plan(
+        concurrencies=(2,),
+        streams=(3,),
+        rounds=1,
+        stream_rounds=1,
+        seconds=0.1,
+        workloads=("two-calls",),
+        pairs=1,
+        searches=2,
+        threads=1000,
+    )
 
     figures = await bench(plan)
 
@@ -19,6 +29,7 @@ async def test_the_benchmark_measures_service_and_floor_with_the_same_load(capsy
         assert all(system["runs"] > 0 and system["faults"] == {} for system in load)
     assert all(system["first_p50_ms"] > 0 for system in measured["stream"]["3"])
     assert figures["policies"]["loads"]["1"]["price"]["median"] > 0
+    assert all(row["1000"]["median_ms"] > 0 for row in figures["threads"]["searches"].values())
     assert json.dumps(figures)
     printed = capsys.readouterr().out
     assert "CPU ÷ floor" in printed

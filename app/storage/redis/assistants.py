@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from app.storage.redis.connection import guarded
 from app.storage.redis.keys import TenantKeys, ThreadKeys
+from app.storage.redis.thread_index import ALL
 
 MAX_ASSISTANTS = 1_000
 """Most assistants of one tenant: a search reads them all."""
@@ -219,7 +220,7 @@ class AssistantRepository:
         found: Any
         while True:
             with guarded():
-                cursor, found = await self._client.zscan(TenantKeys(tenant).threads(), cursor, count=_SCAN)
+                cursor, found = await self._client.zscan(TenantKeys(tenant).threads(ALL, "created_at"), cursor, count=_SCAN)
                 ids = [member.decode() for member, _ in found]
                 owners = await asyncio.gather(*(self._owner(tenant, thread_id) for thread_id in ids))
             for thread_id, owner in zip(ids, owners, strict=True):

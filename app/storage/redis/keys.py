@@ -2,12 +2,14 @@
 
 A thread's keys look like `acme:{thread}:lease`: the tenant stands in front, so tenants never meet, and the thread is
 the hash tag, so that a cluster keeps all of a thread in one slot and one script can change it atomically (design D4).
-Keys without a tag cross threads; they are written second and can be rebuilt.
+Keys without a tag cross threads; they are written second and can be rebuilt. So are those of a tenant's index of threads, whose tag
+is the tenant.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import quote, unquote
 
 _NOTHING = "%"  # stands for the empty id, since an empty hash tag is no tag; no encoded text looks like it
@@ -37,6 +39,12 @@ BREAKERS = "capataz:breakers"
 """Hash: what the processes tell each other of their breakers, by dependency."""
 EVERY_QUEUE = "*:{*}:queue"
 """Pattern for SCAN: `ThreadKeys.queue` of all threads of all tenants."""
+EVERY_THREAD = "*:{*}:thread"
+"""Pattern for SCAN: `ThreadKeys.thread` of all threads of all tenants."""
+LAPSING = "capataz:lapsing"
+"""Sorted set: threads by the time at which their time to live may be over."""
+SWEPT = "capataz:swept"
+"""String: there while it is not long ago that some process compared all threads with the index."""
 
 
 def provider_rate(provider: str, name: str, unit: str) -> str:
@@ -50,9 +58,13 @@ class TenantKeys:
 
     tenant: str
 
-    def threads(self) -> str:
-        """Sorted set: the tenant's threads, by the time of their last change."""
-        return f"{encode(self.tenant)}:threads"
+    def threads(self, word: str, order: str) -> str:
+        """Sorted set: the tenant's threads that `word` fits, in one order; all of these have one hash slot, the tenant's."""
+        return f"{self.thread_index()}:{word}:{order}"
+
+    def thread_index(self) -> str:
+        """Hash: which words fit each of the tenant's threads, as far as the index knows; the sorted sets' names begin with this one's."""
+        return f"{encode(self.tenant)}:{{{encode(self.tenant) or _NOTHING}}}:threads"
 
     def idempotency(self, key: str) -> str:
         """String: the run that an idempotency key has started."""
@@ -138,6 +150,16 @@ class ThreadKeys:
     def checkpoint_index(self) -> str:
         """Sorted set, by name: what `checkpoints` holds."""
         return self._key("checkpoint-index")
+
+    def all(self) -> list[str]:
+        """What the scripts of a thread take as `KEYS`: every key, and what those of runs and logs begin with. Their order is `UNPACK`."""
+        names = [self.thread(), self.queue(), self.lease(), self.fence(), self.runs(), self.sequence(), self.purge(), self.outbox()]
+        return [*names, self.checkpoints(), self.checkpoint_index(), self.run(""), self.events("")]
+
+    UNPACK: ClassVar[str] = """
+local thread, queue, lease, fence, runs, sequence, purge, outbox, checkpoints, index, run_prefix, log_prefix = unpack(KEYS)
+"""
+    """The first line of those scripts."""
 
     @staticmethod
     def thread_id_of(key: str) -> str:

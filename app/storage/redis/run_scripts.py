@@ -8,15 +8,16 @@ the lease becomes `gone:<token>`, so that nothing that process still does can be
 process has let go, or until it runs out; only then may the next run begin, so two runs never execute on a thread at once.
 """
 
+from app.storage.redis.lifetime import LIFETIME
+
 LEASE_LOST = "LEASELOST"
 """First word of the error of a script whose token does not hold."""
 
-# All scripts take the same keys, and `now` and the time to live of a thread first.
-_HEAD = """
-local thread, queue, lease, fence, runs, sequence, purge, outbox, run_prefix, log_prefix = unpack(KEYS)
+# All scripts take the same keys (`ThreadKeys.all`), and `now` and the time to live of a thread first.
+_HEAD = (
+    LIFETIME
+    + """
 local now, ttl = ARGV[1], ARGV[2]
-
-local function record(id) return run_prefix .. id end
 
 local function append(id, max, first, last)
   local events, seq = log_prefix .. id, 0
@@ -40,9 +41,7 @@ local function is_open(status)
   return status == 'pending' or status == 'running'
 end
 
-local function refresh()
-  for _, key in ipairs({thread, queue, fence, runs, sequence, purge, outbox}) do redis.call('PEXPIRE', key, ttl) end
-end
+local function refresh() changed(ttl) end
 
 -- The status first, then the event that tells of it, then the time that both still have.
 local function close(id, status, name, data, ended_by)
@@ -52,9 +51,9 @@ local function close(id, status, name, data, ended_by)
   redis.call('HSETNX', record(id), 'first_event', seq)
   redis.call('PEXPIRE', log_prefix .. id, redis.call('HGET', record(id), 'log_ttl'))
   redis.call('PEXPIRE', record(id), ttl)
-  redis.call('LREM', queue, 0, id)
+  local was_queued = redis.call('LREM', queue, 0, id) > 0
   if redis.call('HEXISTS', record(id), 'webhook') == 1 then redis.call('RPUSH', outbox, id) end
-  return seq
+  return seq, was_queued
 end
 
 -- Which run answers which question.
@@ -92,7 +91,8 @@ end
 local function cancel(id, action, ended_by, lease_ms)
   local status = redis.call('HGET', record(id), 'status')
   if not is_open(status) then return false end
-  close(id, 'interrupted', 'end', '{"run_id":"' .. id .. '","status":"interrupted"}', ended_by)
+  local _, was_queued = close(id, 'interrupted', 'end', '{"run_id":"' .. id .. '","status":"interrupted"}', ended_by)
+  if not was_queued then redis.call('HINCRBY', thread, 'delayed', -1) end
   forget_answer(id)
   if status == 'running' then
     local token = redis.call('GET', lease)
@@ -102,6 +102,7 @@ local function cancel(id, action, ended_by, lease_ms)
     redis.call('RPUSH', purge, id)
     redis.call('ZREM', runs, id)
     redis.call('DEL', record(id))
+    shorten(log_prefix .. id, own_lifetime())
   elseif redis.call('HEXISTS', record(id), 'started_at') == 1 then
     redis.call('HSET', thread, 'rest', 'idle')
   end
@@ -109,6 +110,7 @@ local function cancel(id, action, ended_by, lease_ms)
   return status
 end
 """
+)
 
 # → missing | exists | busy, other | answered | stale | accepted, token or '', then the runs that were cancelled for it
 ACCEPT = (
@@ -151,7 +153,9 @@ redis.call('HSETNX', thread, 'graph_id', graph)
 redis.call('HSETNX', thread, 'assistant_id', assistant)
 redis.call('PEXPIRE', record(id), ttl)
 local token = ''
-if claims ~= 'later' then
+if claims == 'later' then
+  redis.call('HINCRBY', thread, 'delayed', 1)
+else
   redis.call('RPUSH', queue, id)
   redis.call('HSET', thread, 'status', 'busy', 'updated_at', now)
   local is_free = redis.call('LLEN', queue) == 1 and redis.call('EXISTS', lease) == 0 and redis.call('EXISTS', purge) == 0
@@ -168,7 +172,10 @@ ENQUEUE = (
     + """
 local id = ARGV[3]
 if redis.call('HGET', record(id), 'status') ~= 'pending' then return 0 end
-if not redis.call('LPOS', queue, id) then redis.call('RPUSH', queue, id) end
+if not redis.call('LPOS', queue, id) then
+  redis.call('RPUSH', queue, id)
+  redis.call('HINCRBY', thread, 'delayed', -1)
+end
 redis.call('HSET', thread, 'status', 'busy', 'updated_at', now)
 refresh()
 return 1
@@ -187,6 +194,7 @@ if #rolled_back > 0 then return {'purge', unpack(rolled_back)} end
 if not is_open(redis.call('HGET', record(id), 'status')) then
   redis.call('LREM', queue, 0, id)
   calm()
+  refresh()
   return {'ended'}
 end
 local token = claim(id, lease_ms)
@@ -197,7 +205,13 @@ return {'claimed', token, unpack(redis.call('HGETALL', record(id)))}
 
 # The checkpoints of these rolled-back runs are gone, or the webhooks of these runs are sent by somebody.
 PURGED = _HEAD + "for i = 3, #ARGV do redis.call('LREM', purge, 0, ARGV[i]) end"
-POSTED = _HEAD + "for i = 3, #ARGV do redis.call('LREM', outbox, 0, ARGV[i]) end"
+POSTED = (
+    _HEAD
+    + """
+for i = 3, #ARGV do redis.call('LREM', outbox, 0, ARGV[i]) end
+if own_lifetime() then refresh() end
+"""
+)
 
 # → 1, or 0 if the lease is not ours
 RENEW = """
@@ -260,7 +274,7 @@ CANCEL = (
 local id, action, lease_ms = unpack(ARGV, 3, 5)
 if redis.call('EXISTS', record(id)) == 0 then return '' end
 local was = cancel(id, action, 'user', lease_ms)
-refresh()
+if was then refresh() end
 return was or 'ended'
 """
 )
@@ -297,7 +311,7 @@ return 1
 FORGET = (
     _HEAD
     + """
-local left, checkpoints, index = unpack(ARGV, 3, 5)
+local left = ARGV[3]
 if redis.call('LLEN', queue) > 0 or redis.call('EXISTS', lease) == 1 then return 0 end
 local ids = redis.call('ZRANGE', runs, 0, -1)
 for _, id in ipairs(ids) do

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -153,10 +153,20 @@ class RunRepository:
         lease: How long a lease lasts without renewal, seconds.
         ttl: How long a run outlives the last change of its thread, seconds.
         max_events: Most events that the log of one run keeps, give or take a hundred; older ones go first.
+        on_change: Told of a tenant's thread whose record may have changed; must not wait.
     """
 
-    def __init__(self, client: Redis, *, lease: float, ttl: float = THREAD_TTL, max_events: int = MAX_EVENTS) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        lease: float,
+        ttl: float = THREAD_TTL,
+        max_events: int = MAX_EVENTS,
+        on_change: Callable[[str, str], None] = lambda tenant, thread_id: None,
+    ) -> None:
         self.max_events = max_events
+        self._on_change = on_change
         self._client = client
         self._lease_ms = int(lease * 1000)
         self._ttl_ms = int(ttl * 1000)
@@ -276,8 +286,7 @@ class RunRepository:
 
     async def forget(self, tenant: str, thread_id: str, after: float) -> bool:
         """Let all of a thread go `after` seconds from now; False: some run of it has not ended, and all stays."""
-        keys = ThreadKeys(tenant, thread_id)
-        return bool(await self._run("FORGET", tenant, thread_id, int(after * 1000), keys.checkpoints(), keys.checkpoint_index()))
+        return bool(await self._run("FORGET", tenant, thread_id, int(after * 1000)))
 
     async def inspect(self, tenant: str, thread_id: str) -> QueueState:
         """The state of a thread's queue."""
@@ -317,13 +326,13 @@ class RunRepository:
         return int(found[0][0].partition(b"-")[0]) if found else 0
 
     async def _run(self, name: str, tenant: str, thread_id: str, *arguments: Any) -> Any:
-        keys = ThreadKeys(tenant, thread_id)
-        names = [keys.thread(), keys.queue(), keys.lease(), keys.fence(), keys.runs(), keys.sequence(), keys.purge(), keys.outbox()]
         script: AsyncScript = self._scripts[name]
+        now = datetime.now(UTC).isoformat()
         with guarded():
-            return await script(
-                keys=[*names, keys.run(""), keys.events("")], args=[datetime.now(UTC).isoformat(), self._ttl_ms, *arguments]
-            )
+            answer = await script(keys=ThreadKeys(tenant, thread_id).all(), args=[now, self._ttl_ms, *arguments])
+        if name in _CHANGING:
+            self._on_change(tenant, thread_id)
+        return answer
 
     def _fence(self, tenant: str, thread_id: str, token: str) -> Fence:
         return Fence(ThreadKeys(tenant, thread_id).lease(), token)
@@ -332,6 +341,8 @@ class RunRepository:
 _SCRIPTS = (
     "ACCEPT", "ENQUEUE", "CLAIM", "PURGED", "POSTED", "APPEND", "FINISH", "HAND_BACK", "RELEASE", "CANCEL", "INSPECT", "DELETE", "FORGET"
 )  # fmt: skip
+_CHANGING = frozenset({"ACCEPT", "ENQUEUE", "CLAIM", "FINISH", "CANCEL", "FORGET"})
+"""The scripts that change what the index says of a thread."""
 
 
 def as_claimed(run: RunRecord) -> RunRecord:

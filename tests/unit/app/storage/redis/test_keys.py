@@ -54,7 +54,7 @@ def test_a_tenants_own_keys_are_no_threads_keys(tenant, thread_id, name):
     """Keys without a tag keep out of the way of those with one."""
     own = TenantKeys(tenant)
 
-    mine = {own.threads(), own.idempotency(name), own.assistants(), own.assistant_versions(name)}
+    mine = {own.thread_index(), own.threads(name, name), own.idempotency(name), own.assistants(), own.assistant_versions(name)}
     assert not mine & set(_every_key(ThreadKeys(tenant, thread_id)))
 
 
