@@ -30,7 +30,8 @@ class Examples:
     def fields(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """The fields that a schema, or the one that it refers to, has."""
         found: Mapping[str, Any] = self._schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
-        return found.get("properties", {})
+        properties: Mapping[str, Any] = found.get("properties", {})
+        return properties
 
     def _of(self, schema: Mapping[str, Any], is_request: bool, depth: int) -> Any:
         if "examples" in schema:
