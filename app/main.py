@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
-from app.api import admin, assistants, health, openai, problems, run_batches, runs, thread_search, threads, webhooks
+from app.api import admin, assistants, crons, health, openai, problems, run_batches, runs, store, thread_search, threads, webhooks
 from app.api.body_limit import BodyLimit
 from app.api.deps import Services
 from app.api.openapi import describe
@@ -50,7 +50,7 @@ def create_app(services: Services | None, settings: Settings) -> FastAPI:
         telemetry={"tracing": False},  # traces are ours (ADR-0011)
         generate_unique_id_function=lambda route: route.name,
     )
-    for module in (threads, thread_search, runs, run_batches, assistants, webhooks, openai, health):
+    for module in (threads, thread_search, runs, run_batches, assistants, store, crons, webhooks, openai, health):
         app.include_router(module.router, max_body_size=MAX_BODY_BYTES)
     if settings.access.admin_token is not None:  # without one, /admin is a path like any other that leads nowhere
         app.include_router(admin.router(settings.access.admin_token), max_body_size=MAX_BODY_BYTES)

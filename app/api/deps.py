@@ -16,10 +16,12 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 
 from app.assistants.drawings import GraphDrawings
 from app.assistants.service import AssistantService
+from app.crons.service import CronService
 from app.errors import Unauthenticated
 from app.guards.breakers import FleetBreakers
 from app.guards.rate_limits import RequestLimit
 from app.runs.service import RunService
+from app.storage.redis.store import RedisStore
 from app.storage.redis.webhooks import WebhookOutbox
 from app.telemetry.metrics import Metrics
 from app.threads.search import ThreadSearch
@@ -78,6 +80,8 @@ class Services:
     threads: ThreadService
     search: ThreadSearch
     runs: RunService
+    store: RedisStore
+    crons: CronService
     check_webhook: Callable[[str, str], None]
     outbox: WebhookOutbox
     assistants: AssistantService

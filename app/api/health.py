@@ -43,7 +43,7 @@ async def info(services: ServicesDep) -> Info:
     return Info(
         version=services.version,
         langgraph_py_version=version("langgraph"),
-        flags={"assistants": True, "crons": False, "langsmith": False},
+        flags={"assistants": True, "crons": True, "langsmith": False},
     )
 
 

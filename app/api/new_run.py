@@ -44,9 +44,9 @@ class NewRun:
     request: Request
     services: Services
     caller: Caller
-    idempotency_key: str | None
-    x_deadline_ms: int | None
-    x_priority: str | None
+    idempotency_key: str | None = None
+    x_deadline_ms: int | None = None
+    x_priority: str | None = None
 
     @property
     def tenant(self) -> str:
@@ -90,7 +90,7 @@ class NewRun:
             if len(bodies) > rate.rate.allowance:
                 raise InvalidInput(f"an API key may start {rate.rate.allowance} runs per minute; send fewer at once", "batch_too_large")
             await spend(rate, self.request, self.tenant, self.caller.key_id, len(bodies))
-        wanted = [self._request(body, streams=False, is_background=True) for body in bodies]
+        wanted = [self.request_of(body, streams=False, is_background=True) for body in bodies]
         # One key stands for each of them in its place, so the same batch again is the same runs.
         keys = [self._idempotency(body) for body in bodies]
         numbered = [(f"{key[0]}/{i}", key[1]) for i, key in enumerate(keys) if key is not None]
@@ -99,7 +99,7 @@ class NewRun:
     async def _start(self, thread_id: UUID | None, body: RunCreate, *, streams: bool, is_background: bool) -> StartedRun:
         if self.services.request_limit is not None:
             await spend(self.services.request_limit, self.request, self.tenant, self.caller.key_id)
-        wanted = self._request(body, streams=streams, is_background=is_background)
+        wanted = self.request_of(body, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
         return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body))
 
@@ -107,7 +107,12 @@ class NewRun:
         """How long accepting the run may take, seconds; None: the storage's own limits are shorter than any default deadline."""
         return max(LEAST_ACCEPTANCE, self.x_deadline_ms / 1000) if self.x_deadline_ms is not None else None
 
-    def _request(self, body: RunCreate, *, streams: bool, is_background: bool) -> RunRequest:
+    def request_of(self, body: RunCreate, *, streams: bool, is_background: bool) -> RunRequest:
+        """What the body and the headers want.
+
+        Raises:
+            InvalidInput: The webhook cannot be told.
+        """
         if body.webhook is not None:
             self.services.check_webhook(body.webhook, self.tenant)
         checkpoint_id = body.checkpoint_id or (body.checkpoint.checkpoint_id if body.checkpoint else None)

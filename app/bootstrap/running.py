@@ -28,6 +28,8 @@ from app.assistants.service import AssistantService
 from app.bootstrap.graphs import SUPERVISOR, build_graphs
 from app.bootstrap.models import model_chains, model_limits
 from app.bootstrap.policies import make_policies, model_limiters, request_limit, stages_of
+from app.crons.service import CronService
+from app.crons.ticker import CronTicker
 from app.errors import NotFound
 from app.guards.admission import Admission
 from app.guards.breakers import BreakerChanges, FleetBreakers, log_transition
@@ -48,10 +50,12 @@ from app.storage.redis.assistants import AssistantRepository
 from app.storage.redis.breakers import BreakerBoard
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.connection import check_server, connect, connect_blocking, ping
+from app.storage.redis.crons import CronRepository
 from app.storage.redis.embedded import EmbeddedRedis
 from app.storage.redis.idempotency import IdempotencyKeys
 from app.storage.redis.limits import RedisBuckets
 from app.storage.redis.runs import RunRecord, RunRepository
+from app.storage.redis.store import RedisStore
 from app.storage.redis.thread_index import ThreadIndex
 from app.storage.redis.threads import THREAD_TTL, ThreadRepository
 from app.storage.redis.webhooks import WebhookOutbox
@@ -140,12 +144,12 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         graphs = {**graphs, **{entry.graph_id: entry for entry in more}}
         help_centre()  # read now, so that the first customer does not wait for it
         lease = settings.runs.lease
-        saver = RedisSaver(redis, ttl=THREAD_TTL)
+        saver, store = RedisSaver(redis, ttl=THREAD_TTL), RedisStore(redis)
         index = ThreadIndex(redis)
         indexer = ThreadIndexer(index)
         runs = RunRepository(redis, lease=lease, on_change=indexer.touch)
         threads, work = ThreadRepository(redis), WorkQueue(redis)
-        states = ThreadService(threads, indexer, saver, graphs, SUPERVISOR)
+        states = ThreadService(threads, indexer, saver, store, graphs, SUPERVISOR)
         assistants = _assistants(graphs, AssistantRepository(redis), states)
         outbox = WebhookOutbox(redis)
         logs = EventLogs(runs, states.snapshot)
@@ -171,7 +175,7 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         def on_ran(run: RunRecord, is_success: bool, seconds: float) -> None:
             admission.ran(run.run_id, run.graph_id, seconds if is_success else None)
 
-        executor = Executor(graphs, runs, saver, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
+        executor = Executor(graphs, runs, saver, store, logs, leases, tracer, metrics, dispatcher.soon, on_ran)
         keys, deadlines = IdempotencyKeys(redis), _deadlines(settings)
         acceptance = RunAcceptance(assistants, states, runs, work, keys, executor, dispatcher, deadlines, admission)
         service = RunService(acceptance, states, runs, work, logs, executor, dispatcher)
@@ -183,6 +187,10 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
         stack.push_async_callback(dispatcher.stop)
         stack.push_async_callback(service.drain)
         stack.push_async_callback(_stop, asyncio.create_task(reaper.run(), name="reaper"))
+        limit = request_limit(settings, policies, buckets)
+        crons = CronRepository(redis)
+        ticker = CronTicker(crons, service, states, limit)
+        stack.push_async_callback(_stop, asyncio.create_task(ticker.run(), name="crons"))
         allowed, secrets = _webhooks(settings)
         if executes:
             sender = WebhookSender(outbox, secrets, allowed=allowed, listener=lambda event: metrics.webhook(event.kind))
@@ -192,9 +200,11 @@ async def running(settings: Settings, *, always_executes: bool = False, more: Se
             threads=states,
             search=ThreadSearch(index, indexer, threads, states.values),
             runs=service,
+            store=store,
+            crons=CronService(crons, service, states),
             assistants=assistants,
             drawings=GraphDrawings(graphs),
-            request_limit=request_limit(settings, policies, buckets),
+            request_limit=limit,
             metrics=metrics,
             breakers=breakers,
             check_storage=partial(ping, redis),

@@ -204,6 +204,18 @@ class RunAcceptance:
             raise
         return [run for run in started if run is not None]
 
+    async def check(self, tenant: str, request: RunRequest) -> tuple[str, str]:
+        """Return the ids of assistant and graph if `accept` would take the request as far as can be said now.
+
+        Raises:
+            NotFound: There is no such assistant.
+            InvalidInput: The input or the context is not what the graph accepts.
+        """
+        by = await self._by(tenant, request)
+        checked(by.entry, request, by.how)
+        self._deadlines.of(request)
+        return by.assistant.assistant_id, by.assistant.graph_id
+
     async def _by(self, tenant: str, request: RunRequest) -> _By:
         """Whom the run is asked of, and how it is to be executed."""
         assistant, entry = await self._assistants.find(tenant, request.assistant_id)

@@ -23,6 +23,7 @@ from app.runs.stream_parts import GRAPH_MODES, PartTranslator
 from app.storage.errors import LeaseLost, StorageError, StorageUnavailable
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.runs import Claim, RunRecord, RunRepository, RunStatus
+from app.storage.redis.store import RedisStore
 from app.storage.redis.work import ThreadRef
 from app.telemetry.logging import bound_contextvars, get_logger
 from app.telemetry.metrics import Metrics
@@ -89,6 +90,7 @@ class Executor:
         graphs: What can be executed, by graph id.
         runs: Where records and logs are kept.
         saver: Where checkpoints are kept.
+        store: The long-term memory that nodes and tools are given as `runtime.store`.
         logs: The logs of the runs that execute here.
         leases: Keeps the leases of the runs that execute here.
         tracer: Opens a trace per run.
@@ -102,6 +104,7 @@ class Executor:
         graphs: Mapping[str, GraphEntry],
         runs: RunRepository,
         saver: RedisSaver,
+        store: RedisStore,
         logs: EventLogs,
         leases: LeaseKeeper,
         tracer: Tracer,
@@ -112,6 +115,7 @@ class Executor:
         self._graphs = graphs
         self._runs = runs
         self._saver = saver
+        self._store = store
         self._logs = logs
         self._leases = leases
         self._tracer = tracer
@@ -248,7 +252,9 @@ class Executor:
         run, entry = claim.run, self._graphs[claim.run.graph_id]
         kwargs = run.kwargs
         translator = PartTranslator(kwargs["stream_mode"], entry.shown)
-        graph = entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant, fence=claim.fence)})
+        graph = entry.graph.copy(
+            {"checkpointer": self._saver.bind(tenant=tenant, fence=claim.fence), "store": self._store.bind(tenant=tenant)}
+        )
         config = _config(run, entry)
         begin: Any = Command(**kwargs["command"]) if kwargs["command"] else kwargs["input"]
         state: Mapping[str, Any] = {}

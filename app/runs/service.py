@@ -93,6 +93,10 @@ class RunService:
         self._check_open()
         return await self._acceptance.accept_all(tenant, requests, idempotency=idempotency)
 
+    async def check(self, tenant: str, request: RunRequest) -> tuple[str, str]:
+        """See `RunAcceptance.check`."""
+        return await self._acceptance.check(tenant, request)
+
     async def get(self, tenant: str, thread_id: str, run_id: str) -> RunRecord:
         """The run.
 

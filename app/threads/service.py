@@ -15,6 +15,7 @@ from langgraph.types import StateSnapshot, StateUpdate
 from app.errors import AlreadyExists, InvalidInput, NotFound, ThreadBusy
 from app.storage.redis.checkpoints import Fence, RedisSaver
 from app.storage.redis.runs import RunRecord
+from app.storage.redis.store import RedisStore
 from app.storage.redis.threads import (
     THREAD_TTL,
     Lifetime,
@@ -48,16 +49,24 @@ class ThreadService:
         threads: Where records are kept.
         indexer: Told of every thread that changes here.
         saver: Where checkpoints are kept.
+        store: The long-term memory of the graphs.
         graphs: The graphs whose states are read, by graph id.
         default_graph: The graph of a thread that has had no run.
     """
 
     def __init__(
-        self, threads: ThreadRepository, indexer: ThreadIndexer, saver: RedisSaver, graphs: Mapping[str, GraphEntry], default_graph: str
+        self,
+        threads: ThreadRepository,
+        indexer: ThreadIndexer,
+        saver: RedisSaver,
+        store: RedisStore,
+        graphs: Mapping[str, GraphEntry],
+        default_graph: str,
     ) -> None:
         self._threads = threads
         self._indexer = indexer
         self._saver = saver
+        self._store = store
         self._graphs = graphs
         self._default_graph = default_graph
 
@@ -356,7 +365,7 @@ class ThreadService:
         return self._graphs.get(thread.metadata.get("graph_id", "")) or self._graphs[self._default_graph]
 
     def _graph(self, tenant: str, entry: GraphEntry, fence: Fence | None = None) -> Any:
-        return entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant, fence=fence)})
+        return entry.graph.copy({"checkpointer": self._saver.bind(tenant=tenant, fence=fence), "store": self._store.bind(tenant=tenant)})
 
 
 def _config(thread_id: str, checkpoint_id: str | None = None, checkpoint_ns: str = "") -> RunnableConfig:

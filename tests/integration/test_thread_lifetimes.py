@@ -12,6 +12,7 @@ import pytest
 from app.storage.redis.checkpoints import RedisSaver
 from app.storage.redis.keys import LAPSING, ThreadKeys
 from app.storage.redis.runs import Claim, RunRecord, RunRepository
+from app.storage.redis.store import RedisStore
 from app.storage.redis.thread_index import ThreadIndex
 from app.storage.redis.threads import THREAD_TTL, Lifetime, ThreadRepository, new_thread
 from app.storage.redis.work import ThreadRef
@@ -158,11 +159,11 @@ async def test_a_time_to_live_that_is_set_later_counts_for_everything(threads, r
 
 
 @pytest.fixture
-def care(redis_client, threads):
+async def care(redis_client, threads):
     """Reapers, any number of them."""
     index = ThreadIndex(redis_client)
     indexer = ThreadIndexer(index)
-    states = ThreadService(threads, indexer, RedisSaver(redis_client, ttl=THREAD_TTL), {}, "")
+    states = ThreadService(threads, indexer, RedisSaver(redis_client, ttl=THREAD_TTL), RedisStore(redis_client), {}, "")
     return index, indexer, [ThreadReaper(index, indexer, states, lambda thread: None) for _ in range(3)]
 
 

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.config import get_store
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
@@ -28,9 +30,9 @@ from graphs.input import SupervisorRequest, SupervisorUpdate
 from graphs.registry import GraphEntry
 
 Kind = Literal["gateway", "worker"]
-BRISK, STICKY, ASKING, MOODY, NESTED = "brisk", "sticky", "asking", "moody", "nested"
+BRISK, STICKY, ASKING, MOODY, NESTED, REMEMBERING = "brisk", "sticky", "asking", "moody", "nested", "remembering"
 """The conformance graph with short steps; one whose only node blocks or hangs; one that asks two questions at once; one that must be told
-how it feels; one that asks inside a subgraph."""
+how it feels; one that asks inside a subgraph; one with a memory."""
 
 
 class Mood(BaseModel):
@@ -137,6 +139,46 @@ def build_nested() -> StateGraph[ConformanceState]:
     return graph
 
 
+def build_remembering() -> StateGraph[ConformanceState]:
+    """ "async red" remembers "red" and says what was remembered before; "sync" and "tool" do so in a synchronous node and in a tool."""
+
+    def answer(state: ConformanceState, item: Any) -> ConformanceState:
+        before = item.value["text"] if item else "nothing"
+        return {"messages": [AIMessage(f"{state['messages'][-1].text.partition(' ')[0]} before: {before}")]}
+
+    async def remember(state: ConformanceState, runtime: Runtime[None]) -> ConformanceState:
+        assert runtime.store is not None
+        namespace, text = ("notes", "async"), state["messages"][-1].text.partition(" ")[2]
+        item = await runtime.store.aget(namespace, "latest")
+        await runtime.store.aput(namespace, "latest", {"text": text})
+        return answer(state, item)
+
+    def remember_blocking(state: ConformanceState, runtime: Runtime[None]) -> ConformanceState:
+        assert runtime.store is not None
+        namespace, text = ("notes", "sync"), state["messages"][-1].text.partition(" ")[2]
+        item = runtime.store.get(namespace, "latest")
+        runtime.store.put(namespace, "latest", {"text": text})
+        return answer(state, item)
+
+    @tool
+    async def swap(text: str) -> Any:
+        """Remember `text`; returns what was remembered before."""
+        store, namespace = get_store(), ("notes", "tool")
+        item = await store.aget(namespace, "latest")
+        await store.aput(namespace, "latest", {"text": text})
+        return item
+
+    async def call_tool(state: ConformanceState) -> ConformanceState:
+        return answer(state, await swap.ainvoke({"text": state["messages"][-1].text.partition(" ")[2]}))
+
+    graph = StateGraph(ConformanceState)
+    graph.add_node("async", remember)
+    graph.add_node("sync", remember_blocking)
+    graph.add_node("tool", call_tool)
+    graph.add_conditional_edges(START, lambda state: state["messages"][-1].text.partition(" ")[0], ["async", "sync", "tool"])
+    return graph
+
+
 def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs: bool) -> None:
     """Be a gateway or a worker with these settings and nothing of the parent's; what is said goes to the file `log`."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -144,9 +186,9 @@ def main(kind: Kind, variables: dict[str, str], log: str, *, step: float, hangs:
     os.dup2(output, 2)
     os.environ.clear()
     os.environ.update(variables)
-    more = [_entry(BRISK, build_conformance(step)), _entry(STICKY, build_sticky(hangs=hangs)), _entry(ASKING, build_asking())]
+    graphs = {BRISK: build_conformance(step), STICKY: build_sticky(hangs=hangs), ASKING: build_asking(), NESTED: build_nested()}
+    more = [_entry(graph_id, graph) for graph_id, graph in {**graphs, REMEMBERING: build_remembering()}.items()]
     more.append(_entry(MOODY, build_moody(), Mood, lambda scope: scope.configuration))
-    more.append(_entry(NESTED, build_nested()))
     run(partial(serve if kind == "gateway" else work, more=more))
 
 

@@ -635,7 +635,7 @@ def test_the_small_routes_answer_what_clients_probe_for(http: httpx.Client) -> N
     """agent-chat-ui asks /info, the SDK's tools /ok, Kubernetes the other two, Prometheus /metrics."""
     assert http.get("/ok").json() == {"ok": True}
     info = http.get("/info").json()
-    assert info["flags"] == {"assistants": True, "crons": False, "langsmith": False}
+    assert info["flags"] == {"assistants": True, "crons": True, "langsmith": False}
     assert {"version", "langgraph_py_version", "host"} <= info.keys()
     assert http.get("/health/live").json() == {"ok": True}
     assert http.get("/health/ready").json() == {"ok": True}

@@ -37,6 +37,8 @@ NOTICES = "capataz:notices"
 """Channel: runs that were ended from outside."""
 BREAKERS = "capataz:breakers"
 """Hash: what the processes tell each other of their breakers, by dependency."""
+CRONS_DUE = "capataz:{crons}:due"
+"""Sorted set: crons of all tenants that have a next tick, by the time when a process should look at it (milliseconds)."""
 EVERY_QUEUE = "*:{*}:queue"
 """Pattern for SCAN: `ThreadKeys.queue` of all threads of all tenants."""
 EVERY_THREAD = "*:{*}:thread"
@@ -89,6 +91,47 @@ class TenantKeys:
     def every_checkpoint_index(self) -> str:
         """Pattern for SCAN: `ThreadKeys.checkpoint_index` of all threads of this tenant."""
         return f"{encode(self.tenant)}:{{*}}:checkpoint-index"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKeys:
+    """The keys of a tenant's store, all in one hash slot; a thread's tag has no colon, so the two never meet."""
+
+    tenant: str
+
+    def index(self) -> str:
+        """Sorted set, by name: every item, as its namespace and key."""
+        return self._key("index")
+
+    def expiry(self) -> str:
+        """Sorted set: the items that expire, by that time (milliseconds)."""
+        return self._key("expiry")
+
+    def item(self) -> str:
+        """Hash: one item; its name in the index follows, as it is."""
+        return self._key("item:")
+
+    def _key(self, name: str) -> str:
+        return f"{encode(self.tenant)}:{{{encode(self.tenant)}:store}}:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class CronKeys:
+    """The keys of a tenant's crons; those of all tenants are in one hash slot, so that one script can claim what is due."""
+
+    tenant: str
+
+    def crons(self) -> str:
+        """Sorted set: ids of the tenant's crons, by the time of their creation."""
+        return f"{encode(self.tenant)}:{{crons}}:crons"
+
+    def cron(self, cron_id: str) -> str:
+        """Hash: the record of one cron."""
+        return f"{encode(self.tenant)}{CRON_INFIX}{encode(cron_id)}"
+
+
+CRON_INFIX = ":{crons}:cron:"
+"""What stands between the tenant and the id in `CronKeys.cron`, for the script that claims over all tenants."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from app.storage.redis.keys import TenantKeys, ThreadKeys, decode, encode
+from app.storage.redis.keys import CRON_INFIX, CRONS_DUE, CronKeys, StoreKeys, TenantKeys, ThreadKeys, decode, encode
 
 ANY_TEXT = st.text(alphabet=st.characters(), max_size=40)
 
@@ -67,3 +67,26 @@ def test_a_tenants_assistants_share_a_slot_and_no_key(tenant, one, other):
     assert len(slots) == 1
     assert (keys.assistant_versions(one) == keys.assistant_versions(other)) == (one == other)
     assert keys.assistant_versions(one) != keys.assistants()
+
+
+@given(ANY_TEXT, ANY_TEXT, ANY_TEXT)
+def test_a_tenants_store_has_a_slot_and_keys_of_its_own(tenant, other, name):
+    """Whatever an item is called; no thread and no other tenant has one of them."""
+    keys = StoreKeys(tenant)
+    whole = [keys.index(), keys.expiry(), keys.item() + name]
+
+    assert len({key_slot(key.encode("utf-8")) for key in whole}) == 1
+    assert not set(whole) & set(_every_key(ThreadKeys(tenant, f"{tenant}:store")))
+    if tenant != other:
+        assert not any(key.startswith((StoreKeys(other).index(), StoreKeys(other).item())) for key in whole)
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_crons_of_all_tenants_share_a_slot(tenant, cron_id):
+    """One script claims over all of them, and builds their keys; a thread that is called like their tag has others."""
+    keys = CronKeys(tenant)
+    whole = [CRONS_DUE, keys.crons(), keys.cron(cron_id)]
+
+    assert len({key_slot(key.encode("utf-8")) for key in whole}) == 1
+    assert keys.cron(cron_id) == keys.cron("") + encode(cron_id) == encode(tenant) + CRON_INFIX + encode(cron_id)
+    assert not set(whole) & set(_every_key(ThreadKeys(tenant, "crons")))
