@@ -18,6 +18,8 @@ USUAL: Mapping[str, str] = MappingProxyType(
         "namespace": "The path to a subgraph.",
         "graph_id": "The graph's name.",
         "name": "What people call it; where something is looked for, a part of it in any case.",
+        "cron_id": "The cron's id.",
+        "enabled": "Whether it is on; where something is looked for, only those that are, or are not.",
         "model_id": "The assistant's name.",
         "checkpoint_id": "Names a state of the thread.",
         "checkpoint_ns": "The path to a subgraph; empty: the graph itself.",

@@ -221,3 +221,20 @@ def test_a_subgraph_is_described_by_its_namespace(http: httpx.Client) -> None:
     assert "notes" in str(found["look_up"]["look_up"])
     assert found["nowhere"] == {}
     assert http.get(path).json() == found["look_up"]
+
+
+def test_the_runs_of_a_cron_go_by_its_context(http: httpx.Client) -> None:
+    """Only the specialist that the context names may answer."""
+    thread_id = new_thread(http)
+    body = {"assistant_id": "supervisor", "input": {"messages": [{"role": "user", "content": "Why was I charged a fee for my transfer?"}]}}
+    context = {"specialists": ["technical_support"]}
+    cron = (
+        http.post(f"/threads/{thread_id}/runs/crons", json={**body, "context": context, "schedule": "* * * * * *"})
+        .raise_for_status()
+        .json()
+    )
+    wait_until(lambda: bool((http.get(f"/threads/{thread_id}").json()["values"] or {}).get("answer")), 30)
+    http.delete(f"/runs/crons/{cron['cron_id']}").raise_for_status()
+
+    assert http.get(f"/threads/{thread_id}/state").json()["values"]["specialist"] != "billing_support"
+    assert wait(http, new_thread(http), body)["specialist"] == "billing_support"
