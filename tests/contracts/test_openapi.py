@@ -19,8 +19,9 @@ import app
 import resilience
 from agents.errors import AgentError
 from app.api.codes import CODES, OPENAI_CODES, RUN_CODES
-from app.errors import AppError
+from app.errors import AppError, InvalidInput
 from app.storage.errors import StorageError
+from app.storage.redis.store_rules import StoreRefused
 from resilience.errors import DependencyError, ResilienceError
 from sdk.document import DOCUMENT, text
 from sdk.document import document as make_document
@@ -193,7 +194,10 @@ def refusals() -> Iterator[tuple[str, int, str]]:
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith((".main", ".worker")):
                 importlib.import_module(module.name)
-    classes = {kind.__name__: kind for kind in subclasses(AppError)}
+    classes: dict[str, type] = {kind.__name__: kind for kind in subclasses(AppError)}
+    classes["StoreRefused"] = type(
+        "StoreRefused", (), {"status": InvalidInput.status, "__init__": StoreRefused.__init__}
+    )  # answered as such
     for kind in classes.values():
         yield f"class {kind.__name__}", kind.status, kind.code  # type: ignore[attr-defined]
     for file in sorted((ROOT / "app").rglob("*.py")):
