@@ -196,7 +196,7 @@ def refusals() -> Iterator[tuple[str, int, str]]:
                 importlib.import_module(module.name)
     classes: dict[str, type] = {kind.__name__: kind for kind in subclasses(AppError)}
     classes["StoreRefused"] = type(
-        "StoreRefused", (), {"status": InvalidInput.status, "__init__": StoreRefused.__init__}
+        "StoreRefused", (), {"status": InvalidInput.status, "code": "invalid_item", "__init__": StoreRefused.__init__}
     )  # answered as such
     for kind in classes.values():
         yield f"class {kind.__name__}", kind.status, kind.code  # type: ignore[attr-defined]
