@@ -12,7 +12,7 @@ MODULES := $(BESIDE) --dist loadscope --no-loadscope-reorder
 timed = @begun=$$(date +%s); $(1) || exit $$?; echo "$@: $$(($$(date +%s) - begun)) s"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run worker test lint fmt types imports unit integration system faults alone chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router lock clean
+.PHONY: help setup run worker test lint fmt types imports unit integration system faults alone chaos mutation bench bench-case-study bench-overload eval-routing eval-retrieval train-router openapi sdk lock clean
 
 help: ## Show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -72,7 +72,7 @@ alone: $(VENV)/.dev ## Those of all levels that measure so closely that nothing 
 	$(call timed,$(PYTEST) -q -m alone tests/integration tests/system tests/chaos)
 
 chaos: $(VENV)/.dev ## The same in full numbers, with the limits as they are promised; takes most of an hour
-	@CHAOS=full $(PYTEST) -q -s tests/chaos tests/system/test_streams.py tests/integration/test_run_machine.py
+	@CHAOS=full $(PYTEST) -q -s tests/chaos tests/system/test_streams.py tests/system/test_openapi_properties.py tests/integration/test_run_machine.py
 
 mutation: $(VENV)/.dev ## How many small faults in resilience/ its unit tests notice; goes on where it stopped, MUTATION="--seconds 200" at a time
 	@nice $(BIN)/python -m benchmarks.mutation $(MUTATION)
@@ -95,9 +95,15 @@ eval-retrieval: $(VENV)/.dev ## Precision of the help-centre search
 train-router: $(VENV)/.dev ## Train the offline router from the committed rows
 	@$(BIN)/python -m benchmarks.train_router
 
+openapi: $(VENV)/.dev ## Write the OpenAPI document anew, after a change of the API
+	@$(BIN)/python -m sdk.document
+
+sdk: $(VENV)/.dev ## Make the Python and the TypeScript client from the document, in dist/sdk; the latter needs node and npm
+	@$(BIN)/python -m sdk.build
+
 lock: $(VENV)/.dev ## Pin the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header --group dev pyproject.toml -o requirements-dev.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header pyproject.toml -c requirements-dev.lock -o requirements.lock
 
 clean: ## Remove what was made, data included
-	@rm -rf $(VENV) .data .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis mutants
+	@rm -rf $(VENV) .data dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis mutants

@@ -62,8 +62,8 @@ _EXPOSED = [
 _LOOPBACK_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
-def create_app(services: Services, settings: Settings) -> FastAPI:
-    """The ASGI application over `services`."""
+def create_app(services: Services | None, settings: Settings) -> FastAPI:
+    """The ASGI application over `services`; without any, it can only be described (`openapi()`)."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -86,9 +86,9 @@ def create_app(services: Services, settings: Settings) -> FastAPI:
     if settings.access.admin_token is not None:  # without one, /admin is a path like any other that leads nowhere
         app.include_router(admin.router(settings.access.admin_token), max_body_size=MAX_BODY_BYTES)
     problems.install(app)
-    describe(app)
+    describe(app, [openai.ChatCompletionChunk])
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    if services.request_limit is not None:
+    if services is not None and services.request_limit is not None:
         app.add_middleware(RateLimitFields)
     # A service without keys must not be open to every page that its user's browser visits.
     named = list(access.cors_origins or (["*"] if access.api_keys else []))

@@ -11,8 +11,10 @@ import orjson
 from fastapi import APIRouter, Header
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, JsonValue
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api.deps import Services, ServicesDep, TenantDep
+from app.api.headers import header_refs
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import openai_responses
 from app.api.runs import run_path
@@ -42,25 +44,26 @@ router = APIRouter(prefix="/v1", tags=["openai"], responses=openai_responses(401
 class ChatMessage(BaseModel):
     """One message of the conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[dict[str, JsonValue]] | None = None
-    name: str | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool"] = Field(description="Who speaks; what tools said is left out.")
+    content: str | list[dict[str, JsonValue]] | None = Field(
+        None, description="The text, or parts of it.", examples=["How do I change my PIN?"]
+    )
 
 
 class StreamOptions(BaseModel):
     """What a stream carries besides the text."""
 
-    include_usage: bool = False
+    include_usage: bool = Field(False, description="One more chunk at the end, with `usage`.")
 
 
 class ChatCompletionRequest(BaseModel):
     """A completion to be made; sampling fields are ignored, since the assistant chooses its own models."""
 
-    model: str = Field(min_length=1, examples=["supervisor"])
-    messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool = False
+    model: str = Field(min_length=1, description="The assistant's name.", examples=["supervisor"])
+    messages: list[ChatMessage] = Field(min_length=1, description="The conversation so far, the latest last.")
+    stream: bool = Field(False, description="Answer in pieces, as a `text/event-stream`.")
     stream_options: StreamOptions | None = None
-    n: int = 1
+    n: int = Field(1, description="How many answers; only 1 is served.")
     metadata: dict[str, str] | None = Field(None, description="`thread_id` names the conversation, as the header `X-Thread-Id` does.")
 
 
@@ -78,6 +81,66 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class Usage(BaseModel):
+    """What the answer took, in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionMessage(BaseModel):
+    """What the assistant says."""
+
+    role: Literal["assistant"]
+    content: str = Field(examples=["A fee of 1 % applies to transfers abroad."])
+
+
+class CompletionChoice(BaseModel):
+    """The one answer."""
+
+    index: Literal[0]
+    message: CompletionMessage
+    finish_reason: Literal["stop"]
+
+
+class ChatCompletion(BaseModel):
+    """A completion as a whole."""
+
+    id: str = Field(examples=["chatcmpl-1f0c9a44-6c0e-4b0a-9d52-0a3d2b6f3a11"])
+    object: Literal["chat.completion"]
+    created: int
+    model: str = Field(examples=["supervisor"])
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class CompletionDelta(BaseModel):
+    """What a chunk adds."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str = ""
+
+
+class CompletionChunkChoice(BaseModel):
+    """What a chunk adds to the one answer."""
+
+    index: Literal[0]
+    delta: CompletionDelta
+    finish_reason: Literal["stop"] | None
+
+
+class ChatCompletionChunk(BaseModel):
+    """A piece of a completion. After the last one comes `data: [DONE]`; a failure is an `error` in place of a chunk."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[CompletionChunkChoice] = Field(description="One, or none in the chunk that carries `usage`.")
+    usage: Usage | SkipJsonSchema[None] = None
 
 
 class ParameterNotSupported(AppError):
@@ -111,8 +174,21 @@ async def get_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> 
     return _model(services, model_id)
 
 
+_COMPLETION: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ChatCompletion,
+        "description": "The answer; with `stream` in pieces.",
+        "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ChatCompletionChunk"}}},
+        "headers": header_refs("Content-Location"),
+    }
+}
+
+
 @router.post(
-    "/chat/completions", name="create_chat_completion", response_class=JSONResponse, responses=openai_responses(400, 404, 413, 429, 500)
+    "/chat/completions",
+    name="create_chat_completion",
+    response_class=JSONResponse,
+    responses={**_COMPLETION, **openai_responses(400, 404, 409, 413, 429, 500)},
 )
 async def create_chat_completion(body: ChatCompletionRequest, new: NewRunDep, x_thread_id: NamedThread = None) -> Response:
     """Answer a conversation, as a whole or as a stream.

@@ -71,18 +71,21 @@ def problem(
     """The answer that tells of an error; `param` names the faulty field, where the form of the answer has a place for it."""
     headers = {"Retry-After": str(max(1, math.ceil(retry_after)))} if retry_after is not None else {}
     if request.url.path.startswith("/v1/"):
-        kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        error = {"message": detail, "type": kind, "param": param, "code": _OPENAI_CODES.get(status, code)}
-        return JSONResponse({"error": error}, 400 if status == 422 else status, headers)
-    body = Problem(
-        type="about:blank",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        code=code,
-        detail=detail,
-        request_id=getattr(request.state, "request_id", None),
-    )
-    return JSONResponse(body.model_dump(), status, headers, MEDIA_TYPE)
+        return JSONResponse(openai_body(status, code, detail, param), 400 if status == 422 else status, headers)
+    body = problem_body(status, code, detail, getattr(request.state, "request_id", None))
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def openai_body(status: int, code: str, detail: str, param: str | None = None) -> dict[str, Any]:
+    """The error as routes below `/v1` say it."""
+    kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": detail, "type": kind, "param": param, "code": _OPENAI_CODES.get(status, code)}}
+
+
+def problem_body(status: int, code: str, detail: str, request_id: str | None = None) -> dict[str, Any]:
+    """The error as all other routes say it."""
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail, "request_id": request_id}
 
 
 def install(app: FastAPI) -> None:

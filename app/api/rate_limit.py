@@ -19,17 +19,14 @@ from app.guards.rate_limits import RequestLimit
 
 POLICY, LEFT = "ratelimit-policy", "ratelimit"
 _STATE = "rate_limit_fields"
-_DESCRIBED: dict[str, Any] = {
-    "RateLimit-Policy": {"description": "The allowance per API key: `q` runs in `w` seconds.", "schema": {"type": "string"}},
+DESCRIBED: dict[str, Any] = {
+    "RateLimit-Policy": {
+        "description": "The allowance per API key: `q` runs in `w` seconds. On routes that start runs, where a limit is set.",
+        "schema": {"type": "string"},
+    },
     "RateLimit": {"description": "What is left of it: `r` runs; all of them again in `t` seconds.", "schema": {"type": "string"}},
 }
-_RETRY_AFTER = {"Retry-After": {"description": "Seconds until there is allowance again.", "schema": {"type": "integer"}}}
-
-
-def describe_fields(operation: dict[str, Any]) -> None:
-    """Write the fields into the OpenAPI description of a limited route; they are absent where no limit is set."""
-    for status, response in operation["responses"].items():
-        response.setdefault("headers", {}).update(_DESCRIBED | (_RETRY_AFTER if status == "429" else {}))
+"""The fields as the OpenAPI document has them."""
 
 
 async def spend(limit: RequestLimit, request: Request, tenant: str, key_id: str, runs: int = 1) -> None:

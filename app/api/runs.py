@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
 
 from app.api.deps import ServicesDep, TenantDep
+from app.api.headers import header_refs
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import problem_responses
 from app.api.schemas import Run, RunCreate, RunField, RunFields, RunsCancel, StatelessRunCreate
@@ -27,20 +28,28 @@ from app.threads.plain import to_json
 
 router = APIRouter(tags=["runs"], responses=problem_responses(401, 503))
 _REFUSALS = problem_responses(400, 404, 409, 413, 422, 429)
+_CREATED: dict[int | str, dict[str, Any]] = {200: {"headers": header_refs("Content-Location")}}
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The run's events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {
+        "description": "The run's events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "headers": header_refs("Content-Location", "Location"),
+    }
 }
+_JOINED_STREAM: dict[int | str, dict[str, Any]] = {200: {**_STREAM[200], "headers": header_refs("Location")}}
 _VALUES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The final values; `__interrupt__` if the run asks something, `__error__` if it failed.",
-        "content": {"application/json": {"schema": {"type": "object", "additionalProperties": True}}},
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/RunValues"}}},
+        "headers": header_refs("Content-Location", "Location"),
     }
 }
+Action = Annotated[Literal["interrupt", "rollback"], Query(description="Keep what the run has written, or remove run and state.")]
 _MODES = TypeAdapter(list[str])
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
 
 
-@router.post("/threads/{thread_id}/runs", name="create_run", responses=_REFUSALS)
+@router.post("/threads/{thread_id}/runs", name="create_run", responses={**_CREATED, **_REFUSALS})
 async def create_run(thread_id: UUID, body: RunCreate, response: Response, new: NewRunDep) -> Run:
     """Run an assistant on a thread in the background."""
     return _created(await new.start(thread_id, body, is_background=True), response, new)
@@ -58,7 +67,7 @@ async def stream_run(thread_id: UUID, body: RunCreate, new: NewRunDep) -> Stream
     return await _stream(new.services.runs, await new.start(thread_id, body), body.on_disconnect, new.request)
 
 
-@router.post("/runs", name="create_stateless_run", responses=_REFUSALS)
+@router.post("/runs", name="create_stateless_run", responses={**_CREATED, **_REFUSALS})
 async def create_stateless_run(body: StatelessRunCreate, response: Response, new: NewRunDep) -> Run:
     """Run an assistant on a thread of its own in the background."""
     return _created(await new.start(None, body, is_background=True), response, new)
@@ -77,9 +86,7 @@ async def stream_stateless_run(body: StatelessRunCreate, new: NewRunDep) -> Stre
 
 
 @router.post("/runs/cancel", name="cancel_runs", status_code=204, responses=problem_responses(404, 413, 422))
-async def cancel_runs(
-    body: RunsCancel, services: ServicesDep, tenant: TenantDep, action: Literal["interrupt", "rollback"] = "interrupt"
-) -> None:
+async def cancel_runs(body: RunsCancel, services: ServicesDep, tenant: TenantDep, action: Action = "interrupt") -> None:
     """Cancel many runs: those that are named, or all of a status."""
     if body.status is not None:
         wanted = await services.runs.open_runs(tenant, body.status)
@@ -95,7 +102,7 @@ async def list_runs(
     tenant: TenantDep,
     limit: Annotated[int, Query(ge=1, le=1000)] = 10,
     offset: Annotated[int, Query(ge=0)] = 0,
-    status: RunStatus | None = None,
+    status: Annotated[RunStatus | None, Query(description="Only runs of this status.")] = None,
     select: Annotated[list[RunField] | None, Query(description="Only these fields; repeated.")] = None,
 ) -> list[RunFields]:
     """The runs of a thread, newest first."""
@@ -131,7 +138,7 @@ async def join_run(thread_id: UUID, run_id: UUID, request: Request, services: Se
     "/threads/{thread_id}/runs/{run_id}/stream",
     name="join_run_stream",
     response_class=StreamingResponse,
-    responses={**_STREAM, **problem_responses(404, 422)},
+    responses={**_JOINED_STREAM, **problem_responses(404, 422)},
 )
 async def join_run_stream(
     thread_id: UUID,
@@ -163,7 +170,16 @@ async def join_run_stream(
     "/threads/{thread_id}/runs/{run_id}/cancel",
     name="cancel_run",
     status_code=202,
-    responses={200: {"description": "It has let go (`wait`)."}, **problem_responses(404, 422)},
+    response_class=Response,
+    responses={
+        200: {
+            "description": "It has let go (`wait`).",
+            "content": {"application/json": {"schema": {"type": "object"}}},
+            "headers": header_refs("Location"),
+        },
+        202: {"description": "It is told to end."},
+        **problem_responses(404, 422),
+    },
 )
 async def cancel_run(
     thread_id: UUID,
@@ -172,9 +188,7 @@ async def cancel_run(
     services: ServicesDep,
     tenant: TenantDep,
     wait: Annotated[bool, Query(description="Answer once nothing of the run is under way any more.")] = False,
-    action: Annotated[
-        Literal["interrupt", "rollback"], Query(description="Keep what the run has written, or remove run and state.")
-    ] = "interrupt",
+    action: Action = "interrupt",
 ) -> Response:
     """End a run; nothing of it is written afterwards."""
     await services.runs.cancel(tenant, str(thread_id), str(run_id), action, wait=wait)

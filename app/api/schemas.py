@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from app.api.stream_events import Interrupt, RunError
 from app.runs.model import public_run
 from app.storage.redis.runs import RunRecord, RunStatus
 from app.storage.redis.threads import Lifetime, LifetimeStrategy, ThreadRecord, ThreadStatus
@@ -115,8 +116,8 @@ class Thread(_Output):
     status: ThreadStatus
     config: dict[str, JsonValue] = Field(default_factory=dict)
     values: dict[str, Any] | None = Field(None, description="The latest state; null before the first run.")
-    interrupts: dict[str, list[dict[str, Any]]] = Field(default_factory=dict, description="What waits for an answer, by task.")
-    error: dict[str, Any] | None = Field(None, description="Why the last run failed.")
+    interrupts: dict[str, list[Interrupt]] = Field(default_factory=dict, description="What waits for an answer, by task.")
+    error: RunError | None = Field(None, description="Why the last run failed.")
     ttl: ThreadTimeToLive | None = Field(None, description="How long it is kept; null unless asked for with `include=ttl`.")
 
     @classmethod
@@ -130,8 +131,8 @@ class Thread(_Output):
             metadata=record.metadata,
             status=record.status,
             values=values,
-            interrupts=record.interrupts,
-            error=record.error,
+            interrupts={task: [Interrupt.model_validate(one) for one in waiting] for task, waiting in record.interrupts.items()},
+            error=RunError.model_validate(record.error) if record.error else None,
             ttl=ttl,
         )
 
@@ -289,7 +290,7 @@ class RunsCancel(BaseModel):
 
     thread_id: UUID | None = None
     run_ids: list[UUID] | None = Field(None, max_length=1000)
-    status: Literal["pending", "running", "all"] | None = None
+    status: Literal["pending", "running", "all"] | None = Field(None, description="All of the tenant's runs of this status.")
 
     @model_validator(mode="after")
     def _is_one_form(self) -> RunsCancel:
@@ -347,16 +348,29 @@ class HistoryRequest(BaseModel):
     checkpoint: CheckpointRef | None = Field(None, description="The subgraph (`checkpoint_ns`) whose states are wanted.")
 
 
+class Task(_Output):
+    """A node that comes next."""
+
+    id: str
+    name: str = Field(description="The node.")
+    path: list[Any]
+    error: str | None = Field(description="Why it failed.")
+    interrupts: list[Interrupt] = Field(description="What it asks.")
+    checkpoint: dict[str, Any] | None = Field(description="Of a node with a subgraph: names the subgraph's state.")
+    state: ThreadState | None = Field(description="The subgraph's state itself, if `subgraphs` was asked for.")
+    result: Any
+
+
 class ThreadState(_Output):
     """A thread at one moment."""
 
     values: dict[str, Any]
     next: list[str] = Field(description="The nodes that come next.")
-    tasks: list[dict[str, Any]]
+    tasks: list[Task]
     metadata: dict[str, Any]
     created_at: str | None = None
     checkpoint: Checkpoint | None
     parent_checkpoint: Checkpoint | None
     checkpoint_id: str | None = Field(None, deprecated=True)
     parent_checkpoint_id: str | None = Field(None, deprecated=True)
-    interrupts: list[dict[str, Any]]
+    interrupts: list[Interrupt]

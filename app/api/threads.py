@@ -69,7 +69,11 @@ async def get_thread(
     responses={204: {"description": "`Prefer: return=minimal`"}, **problem_responses(404, 413, 422)},
 )
 async def update_thread(
-    thread_id: UUID, body: ThreadPatch, services: ServicesDep, tenant: TenantDep, prefer: Annotated[str | None, Header()] = None
+    thread_id: UUID,
+    body: ThreadPatch,
+    services: ServicesDep,
+    tenant: TenantDep,
+    prefer: Annotated[str | None, Header(description="`return=minimal`: answer 204, without the thread.")] = None,
 ) -> Thread:
     """Add to a thread's metadata, or set how long it is kept."""
     lifetime = body.ttl.as_lifetime() if body.ttl else None

@@ -211,6 +211,12 @@ def test_a_webhook_that_was_given_up_is_listed(gateways: tuple[httpx.Client, htt
 
     assert (letter["run_id"], letter["url"], letter["why"], letter["attempts"]) == (run_id, receiver.url, "status_410", 1)
 
+    receiver.answers.append(Answer(status=410))
+    later = background(first, new_thread(first), brisk("hello", webhook=receiver.url)).rpartition("/")[2]
+    wait_until(lambda: len(second.get("/webhooks/dead-letters").json()) == 2, LIMIT)
+    (latest,) = second.get("/webhooks/dead-letters", params={"limit": 1}).json()
+    assert latest["run_id"] == later
+
 
 def test_a_worker_counts_what_it_executes(gateways: tuple[httpx.Client, httpx.Client]) -> None:
     """It serves the same page as the service does, on a port of its own."""

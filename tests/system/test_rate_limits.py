@@ -209,7 +209,8 @@ def test_the_interface_document_has_the_refusal_and_the_fields(caller: httpx.Cli
     assert {path for path, _ in limited} == runs | {"/runs/batch", "/v1/chat/completions"}
     for responses in limited.values():
         assert {"RateLimit", "RateLimit-Policy"} <= set(responses["200"]["headers"])
-        assert {"RateLimit", "RateLimit-Policy", "Retry-After"} <= set(responses["429"]["headers"])
+        refusal = document["components"]["responses"][responses["429"]["$ref"].rpartition("/")[2]]
+        assert {"RateLimit", "RateLimit-Policy", "Retry-After"} <= set(refusal["headers"])
 
 
 def test_decisions_are_counted(limited: Service, caller: httpx.Client) -> None:

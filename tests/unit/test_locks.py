@@ -1,5 +1,6 @@
 """The locks pin everything and name no address."""
 
+import json
 import re
 import tomllib
 from contextlib import suppress
@@ -60,3 +61,13 @@ def test_a_pin_names_the_extras_that_are_asked_of_it(lock: str) -> None:
                 if is_meant and key in extras and not wanted.extras <= extras[key]:
                     missing.add(str(wanted))
     assert missing == set()
+
+
+def test_the_lock_of_the_typescript_tools_names_no_address_and_has_every_hash() -> None:
+    """The same for npm: what is installed is what was locked, from wherever."""
+    text = (ROOT / "sdk/typescript/package-lock.json").read_text("utf-8")
+    packages = {name: package for name, package in json.loads(text)["packages"].items() if name}
+
+    assert "http" not in text
+    assert [name for name, package in packages.items() if not package.get("integrity", "").startswith("sha512-")] == []
+    assert "omit-lockfile-registry-resolved=true" in (ROOT / "sdk/typescript/.npmrc").read_text("utf-8")

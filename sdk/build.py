@@ -1,0 +1,125 @@
+"""Makes the clients from the committed OpenAPI document, in dist/sdk: `make sdk`, or `python -m sdk.build python|typescript`.
+
+What a generator lacks is ours and lies beside its configuration: how streams are followed. See ADR-0038.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from sdk.document import DOCUMENT
+
+HERE = Path(__file__).parent
+DIST = HERE.parent / "dist"
+PACKAGE = "capataz_client"
+OLDEST_NODE = (20, 19)
+"""What the TypeScript generator runs on."""
+
+
+def python(out: Path = DIST / "sdk" / "python") -> Path:
+    """Make the Python client in the folder `out`; `out` is what has to be on the path to import it."""
+    with tempfile.TemporaryDirectory() as folder:
+        templates = Path(folder)
+        shutil.copytree(HERE / "python" / "templates", templates, dirs_exist_ok=True)
+        own = "endpoint_module.py.jinja"  # ours includes the generator's for everything that does not stream
+        (templates / "generated").mkdir()
+        (templates / "generated" / own).write_text(files("openapi_python_client").joinpath("templates", own).read_text("utf-8"), "utf-8")
+        command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", str(DOCUMENT), "--meta", "uv", "--overwrite"]
+        config = ["--config", str(HERE / "python" / "config.yml"), "--custom-template-path", str(templates)]
+        _run([*command, *config, "--output-path", str(out), "--fail-on-warning"], HERE)
+    package = out / PACKAGE
+    shutil.copy(HERE / "python" / "streams.py", package)
+    (package / "events.py").write_text(_events(), "utf-8")
+    ruff = [sys.executable, "-m", "ruff"]
+    _run([*ruff, "check", "--quiet", "--isolated", "--fix-only", "--extend-select=I,F401", "."], out)
+    _run([*ruff, "format", "--quiet", "--isolated", "."], out)
+    return out
+
+
+def typescript(out: Path = DIST / "sdk" / "typescript") -> Path:
+    """Make the TypeScript client in the folder `out` and compile it; needs node and npm."""
+    tools = node_tools()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    environment = {**os.environ, "CAPATAZ_DOCUMENT": str(DOCUMENT), "CAPATAZ_SDK": str(out / "src")}
+    _run(["node", "node_modules/@hey-api/openapi-ts/bin/run.js", "--file", "openapi-ts.config.ts"], tools, environment)
+    shutil.copy(HERE / "typescript" / "serverSentEvents.ts", out / "src" / "core" / "serverSentEvents.gen.ts")
+    with (out / "src" / "index.ts").open("a", encoding="utf-8") as index:
+        index.write("export { Refused, StreamLost } from './core/serverSentEvents.gen.js';\n")
+        index.write("export { createClient, createConfig } from './client/index.js';\n")
+    shutil.copy(HERE / "typescript" / "client.package.json", out / "package.json")
+    shutil.copy(HERE / "typescript" / "tsconfig.json", out)
+    type_check(out)
+    return out
+
+
+def node_tools() -> Path:
+    """The folder with the generator and the compiler, installed once for each state of the lock."""
+    found = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if tuple(map(int, found.removeprefix("v").split(".")[:2])) < OLDEST_NODE:
+        raise SystemExit(f"node {'.'.join(map(str, OLDEST_NODE))} or newer is needed; this is {found}")
+    source = HERE / "typescript"
+    parts = ["package.json", "package-lock.json", ".npmrc"]
+    key = hashlib.sha256(b"".join((source / name).read_bytes() for name in parts)).hexdigest()[:12]
+    folder = DIST / "node" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        for name in (*parts, "openapi-ts.config.ts"):
+            shutil.copy(source / name, folder)
+        if not (folder / ".installed").exists():
+            _run(["npm", "ci", "--silent", "--ignore-scripts"], folder)
+            (folder / ".installed").touch()
+    return folder
+
+
+def type_check(project: Path) -> None:
+    """Compile the TypeScript project in the folder `project`."""
+    _run(["node", str(node_tools() / "node_modules" / "typescript" / "bin" / "tsc"), "--project", "."], project)
+
+
+def _events() -> str:
+    """The module that knows which model an event is."""
+    union = json.loads(DOCUMENT.read_text("utf-8"))["components"]["schemas"]["StreamEvent"]
+    classes = {name: reference.rpartition("/")[2] for name, reference in union["discriminator"]["mapping"].items()}
+    lines = [
+        '"""The events of a stream, by name."""',
+        f"from .models import {', '.join(sorted(classes.values()))}",
+        f"StreamEvent = {' | '.join(classes.values())}",
+        f"EVENTS: dict[str, type[StreamEvent]] = {{{', '.join(f'{name!r}: {kind}' for name, kind in classes.items())}}}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with file.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def main() -> None:
+    """Make what is named, or both."""
+    makers = {"python": python, "typescript": typescript}
+    for name in sys.argv[1:] or makers:
+        print(f"{name}: {makers[name]()}")  # noqa: T201  for the person at the terminal
+
+
+if __name__ == "__main__":
+    main()
