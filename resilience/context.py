@@ -8,6 +8,10 @@ from enum import IntEnum
 
 from resilience.deadline import Deadline
 
+PATIENCE = 0.25
+"""Longest wait for another attempt, or for a turn, where something as good stands ready, seconds: the bound of a retry's first wait, and
+less than whoever stands ready needs for an answer (ADR-0024)."""
+
 
 class Priority(IntEnum):
     """Whose turn comes first where calls wait; the smaller, the sooner."""

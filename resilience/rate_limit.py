@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from resilience.clock import Clock, SystemClock
-from resilience.context import CallContext
+from resilience.context import PATIENCE, CallContext
 from resilience.errors import RateLimited, Rejected, Throttled
 from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent
 from resilience.policy import Call, T
@@ -51,7 +51,7 @@ class Limiter(Protocol):
 
 
 class RateLimit:
-    """Lets a call through once there is allowance for it; what is too far off is rejected.
+    """Lets a call through once there is allowance for it; what is too far off is rejected, and sooner where a stand-in is ready.
 
     Waiting spends the deadline. A call that fails keeps what it took, since the dependency has counted it too; one that a policy
     further in rejects gives it back. Of a 429 the limiter is told, so that others need not ask in vain.
@@ -84,7 +84,8 @@ class RateLimit:
 
     async def execute(self, call: Call[T], ctx: CallContext) -> T:
         """Run the call in its turn."""
-        grant = await self._limiter.take(ctx, patience=min(self._longest_wait, ctx.deadline.remaining()))
+        patience = min(self._longest_wait, ctx.deadline.remaining(), PATIENCE if ctx.has_stand_in else self._longest_wait)
+        grant = await self._limiter.take(ctx, patience=patience)
         if not grant.is_allowed:
             self._tell(ResilienceEvent(EventKind.REJECTED, ctx.operation, self._dependency, {"why": RateLimited.code}))
             raise RateLimited(ctx.operation, f"the allowance of {self._dependency} is used up for {grant.wait:.3g} s", grant.wait)

@@ -10,7 +10,7 @@ from typing import Any
 from tenacity import AsyncRetrying, RetryCallState
 
 from resilience.clock import Clock, SystemClock
-from resilience.context import CallContext
+from resilience.context import PATIENCE, CallContext
 from resilience.errors import AttemptTimedOut, DeadlineExceeded, PermanentError, Rejected, TransientError
 from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent, why
 from resilience.policy import Call, T
@@ -62,7 +62,7 @@ class Retry:
         base: float = 0.25,
         cap: float = 5.0,
         retry_after_cap: float = 30.0,
-        patience: float = 0.25,
+        patience: float = PATIENCE,
         budget: RetryBudget | None = None,
         rng: Random | None = None,
         clock: Clock | None = None,

@@ -18,7 +18,7 @@ from threading import Event, Lock
 
 from benchmarks.case_study.plan import Call, Fault, Plan
 from benchmarks.train_router import read_rows
-from tests.support.provider import Provider, Reply, Request, concludes, is_routing, routes_to
+from tests.support.provider import Provider, Reply, Request, chunks_of, concludes, is_routing, routes_to
 
 CONTROL = "control"
 """The name of the model that is not one: it takes `{"begin": {…}}`, and answers with what was counted."""
@@ -73,7 +73,7 @@ class CaseStudyProvider:
         is_gradual = bool(request.get("stream")) and reply.status == 200 and reply.raw is None and not reply.hangs
         time.sleep(call.seconds * (STREAMED_AHEAD if is_gradual else 1.0))
         if is_gradual:
-            reply = replace(reply, pause=call.seconds * (1 - STREAMED_AHEAD) / (len(reply.text.split(" ")) + 2))
+            reply = replace(reply, pause=call.seconds * (1 - STREAMED_AHEAD) / chunks_of(reply))
         self._count(request, reply, call.fault)
         return reply
 

@@ -222,6 +222,11 @@ def _completion(request: Request, reply: Reply) -> dict[str, Any]:
     }
 
 
+def chunks_of(reply: Reply) -> int:
+    """In how many pieces the reply is streamed."""
+    return sum(1 for _ in _chunks({"model": "", "messages": []}, reply))
+
+
 def _chunks(request: Request, reply: Reply) -> Iterator[dict[str, Any]]:
     head = {"id": f"chatcmpl-{time.monotonic_ns()}", "object": "chat.completion.chunk", "created": 1, "model": request["model"]}
 

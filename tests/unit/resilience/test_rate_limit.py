@@ -89,6 +89,20 @@ async def test_a_short_wait_is_waited_for(ctx: CallContext):
     assert now() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("per_minute", "is_waited_for"), [(300, True), (200, False)], ids=["0.2 s", "0.3 s"])
+async def test_beside_a_stand_in_only_a_moment_is_waited_for(ctx: CallContext, per_minute: int, is_waited_for: bool):
+    """A quarter of a second; whoever stands ready answers sooner than a turn that is further off."""
+    policy, ctx = limited(CallsPerMinute(per_minute)), replace(ctx, has_stand_in=True)
+    for _ in range(per_minute):
+        await policy.execute(answer, ctx)
+
+    if is_waited_for:
+        assert await policy.execute(answer, ctx) == "answer"
+    else:
+        with pytest.raises(RateLimited):
+            await policy.execute(answer, ctx)
+
+
 async def test_a_long_wait_is_a_rejection_that_says_how_long(ctx: CallContext, events: list[ResilienceEvent]):
     """At six per minute the seventh is ten seconds off, and the dependency does not hear of it."""
     limiter = CallsPerMinute(6)
