@@ -11,6 +11,7 @@ A **probe** lets fewer calls be under way, a third less or what the ratio says. 
 it was right, and another third goes; if not, none waits now: that is the measure from here on, and the last step is taken back.
 So the limit never falls because calls have become slow, only because fewer at once are quicker: a provider that is slow today, or noisy
 by nature, is not strangled. Now and then, while all is in use, a probe begins without a reason, since a measure may be wrong or old.
+While this process has no CPU to spare nothing is learned: what waits then waits for us.
 
 That a latency gradient finds the limit is the idea of Netflix's concurrency-limits (Gradient2) and of TCP Vegas; that the unqueued
 time has to be looked for again and again, by using less for a moment, is that of TCP BBR (Cardwell et al., "BBR: Congestion-Based
@@ -19,7 +20,7 @@ Congestion Control", ACM Queue 14(5), 2016). ADR-0020.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
 
@@ -55,6 +56,9 @@ IN_USE, MATTERS = 0.8, 0.25
 """Shares of the limit that must have been used for it to grow because all went well, and for it to be blamed if not."""
 GROWTH = 1.1
 """Growth by window, once the limit has been too high for the first time."""
+OURS = 0.9
+"""Share of one core that this process used while a sample was taken, from which on the sample says nothing of the dependency: its calls
+have waited for this process."""
 THROTTLED_SHARE = 0.15
 """Share of refusals for too many calls (429) in a window above which the limit is cut. Single ones are every provider's noise."""
 FLOODED_SHARE, FLOODED_CALLS = 0.5, 3
@@ -93,10 +97,12 @@ class AdaptiveLimit:
 
     Args:
         settings: Its bounds.
+        cpu: CPU seconds that this process has used so far.
     """
 
-    def __init__(self, settings: AdaptiveSettings | None = None) -> None:
+    def __init__(self, settings: AdaptiveSettings | None = None, *, cpu: Callable[[], float] = lambda: 0.0) -> None:
         self._settings = settings or AdaptiveSettings()
+        self._cpu = cpu
         self._limit = float(self._settings.start)
         self._measure: dict[Hashable, float] = {}
         self._has_been_too_high = self._was_too_slow = False
@@ -133,7 +139,9 @@ class AdaptiveLimit:
         sample = self._sample
         if sample is None or sample.is_full:
             return 0
-        sample.began(now, active)
+        if sample.size == 0:
+            sample.opened, sample.cpu = now, self._cpu()
+        sample.began(active)
         wanted = max(FEWEST_SAMPLES, min(self.limit, ONE_ROUND), (self._noise / PRECISION) ** 2)
         is_late = now - sample.opened >= LONGEST_WINDOW
         sample.is_full = sample.size >= (ENOUGH_SAMPLES if is_late else min(MOST_SAMPLES, wanted))
@@ -182,6 +190,10 @@ class AdaptiveLimit:
             self._probe = None
             self._has_been_too_high = True
             self._set(min(self._limit, sample.peak) * (1 - throttled / 2), "throttled", now)
+        elif self._cpu() - sample.cpu >= OURS * (now - sample.opened) > 0.0:
+            if self._probe is not None:
+                probe, self._probe = self._probe, None
+                self._set(probe.origin, "probed", now)
         elif self._probe is not None:
             self._judge(self._probe, sample, now)
         elif not self._measure:
@@ -258,14 +270,14 @@ class _Sample:
 
     number: int
     opened: float
+    cpu: float = 0.0
     size: int = 0
     peak: int = 0
     throttled: int = 0
     is_full: bool = False
     times: dict[Hashable, list[float]] = field(default_factory=dict)
 
-    def began(self, now: float, active: int) -> None:
-        self.opened = now if self.size == 0 else self.opened
+    def began(self, active: int) -> None:
         self.size += 1
         self.peak = max(self.peak, active)
 

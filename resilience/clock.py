@@ -16,6 +16,10 @@ class Clock(Protocol):
         """Return once `monotonic()` has grown by `seconds`."""
         ...
 
+    def cpu(self) -> float:
+        """CPU seconds that this process has used so far."""
+        ...
+
 
 class SystemClock:
     """The clock of the machine."""
@@ -27,3 +31,7 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """`asyncio.sleep()`."""
         await asyncio.sleep(seconds)
+
+    def cpu(self) -> float:
+        """`time.process_time()`."""
+        return time.process_time()

@@ -123,7 +123,7 @@ class PolicyRegistry:
             self._bulkheads[dependency] = Bulkhead(
                 dependency,
                 _rules(self._settings.bulkheads, dependency),
-                adaptive=AdaptiveLimit(bounds) if bounds else None,
+                adaptive=AdaptiveLimit(bounds, cpu=self._clock.cpu) if bounds else None,
                 clock=self._clock,
                 listener=self._listener,
             )

@@ -21,6 +21,10 @@ class FakeClock:
         """Seconds advanced so far."""
         return self._now
 
+    def cpu(self) -> float:
+        """No time passes here by computing."""
+        return 0.0
+
     async def sleep(self, seconds: float) -> None:
         """Return once the clock was advanced by `seconds`; at once if that is not more than 0."""
         if seconds <= 0.0:

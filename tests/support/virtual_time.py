@@ -57,6 +57,10 @@ class LoopClock:
         """`asyncio.sleep()`."""
         await asyncio.sleep(seconds)
 
+    def cpu(self) -> float:
+        """No time passes here by computing."""
+        return 0.0
+
 
 def pytest_asyncio_loop_factories(config, item):
     """The hook of pytest-asyncio that makes a folder's tests run in virtual time."""

@@ -112,6 +112,42 @@ async def test_a_provider_that_becomes_slower_for_everybody_is_not_strangled():
     assert median(seen[120:]) >= 50
 
 
+@pytest.mark.parametrize(("share", "is_ours"), [(0.85, False), (0.95, True)])
+async def test_a_process_without_cpu_to_spare_does_not_blame_the_dependency(share: float, is_ours: bool):
+    """A full provider of 8 places is found out, unless this process is so busy that its calls may as well wait for itself."""
+    adaptive = AdaptiveLimit(AdaptiveSettings(start=64), cpu=lambda: now() * share)
+    provider = SimulatedProvider(8, lambda: 0.25)
+    bulkhead = Bulkhead("model:x", BulkheadSettings(queue=10_000), adaptive=adaptive, clock=LoopClock())
+
+    async def client() -> None:
+        while now() < 60:
+            await bulkhead.execute(provider, call_context())
+
+    await asyncio.gather(*(client() for _ in range(100)))
+
+    assert (adaptive.limit == 64) is is_ours
+    assert is_ours or adaptive.limit <= 12
+
+
+async def test_a_probe_ends_as_if_it_had_not_been_when_the_process_gets_busy():
+    """The limit is what it was before."""
+    seen: list[int] = []
+    adaptive = AdaptiveLimit(AdaptiveSettings(start=64), cpu=lambda: now() if seen else 0.0)  # busy from the first probe on
+    provider = SimulatedProvider(8, lambda: 0.25)
+    bulkhead = Bulkhead("model:x", BulkheadSettings(queue=10_000), adaptive=adaptive, clock=LoopClock())
+
+    async def client() -> None:
+        while now() < 30:
+            await bulkhead.execute(provider, call_context())
+            if adaptive.limit < 64:
+                seen.append(adaptive.limit)
+
+    await asyncio.gather(*(client() for _ in range(100)))
+
+    assert seen
+    assert (adaptive.limit, adaptive.why) == (64, "probed")
+
+
 async def test_what_counts_for_a_stream_is_its_first_output():
     """Answers of ten seconds whose first token comes at once do not look like a queue, also among short calls."""
     bulkhead, seen = room(), []
