@@ -14,9 +14,6 @@ export function check(name, body) {
   all.push({ name, body });
 }
 
-// The same, for a part of the service that is not there yet.
-export const later = check;
-
 export async function collect(parts) {
   const found = [];
   for await (const part of parts) found.push(part);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { Client } from "@langchain/langgraph-sdk";
 import { useStream } from "@langchain/react";
-import { apiKey, check, later, main, says, texts, until, url } from "./checks.mjs";
+import { apiKey, check, main, says, texts, until, url } from "./checks.mjs";
 import { mount } from "./mount.mjs";
 
 const client = new Client({ apiUrl: url, apiKey });
@@ -21,7 +21,7 @@ async function shows(shown, isSo, what) {
 
 const done = (shown, count) => shows(shown, () => shown.stream && !shown.stream.isLoading && shown.page().length === count, "the answer");
 
-later("an answer is shown as it comes, and the page ends with the state of the thread", async () => {
+check("an answer is shown as it comes, and the page ends with the state of the thread", async () => {
   const shown = await open();
   await shown.stream.submit(says("one two three"));
   await done(shown, 2);
@@ -33,7 +33,7 @@ later("an answer is shown as it comes, and the page ends with the state of the t
   shown.unmount();
 });
 
-later("a conversation goes on, and a second page shows it", async () => {
+check("a conversation goes on, and a second page shows it", async () => {
   const shown = await open();
   await shown.stream.submit(says("one"));
   await done(shown, 2);
@@ -47,7 +47,7 @@ later("a conversation goes on, and a second page shows it", async () => {
   second.unmount();
 });
 
-later("a page that is opened in mid-answer follows it to its end", async () => {
+check("a page that is opened in mid-answer follows it to its end", async () => {
   const shown = await open();
   shown.stream.submit(says("slow please"));
   await shows(shown, () => shown.stream.values?.steps > 3, "some steps are done");
@@ -61,7 +61,7 @@ later("a page that is opened in mid-answer follows it to its end", async () => {
   again.unmount();
 });
 
-later("stop ends the run", async () => {
+check("stop ends the run", async () => {
   const shown = await open({ assistantId: "sticky" });
   shown.stream.submit(says("hang"));
   await shows(shown, () => shown.stream.isLoading && shown.stream.threadId, "the run is accepted");
@@ -73,7 +73,7 @@ later("stop ends the run", async () => {
   shown.unmount();
 });
 
-later("a question is shown and answered", async () => {
+check("a question is shown and answered", async () => {
   const shown = await open();
   await shown.stream.submit(says("refund order 7"));
   await shows(shown, () => shown.stream.interrupt, "the question");
@@ -89,7 +89,22 @@ later("a question is shown and answered", async () => {
   second.unmount();
 });
 
-later("two questions are answered in one command", async () => {
+check("a question is answered on the page that was opened last, as soon as it is shown", async () => {
+  const shown = await open();
+  await shown.stream.submit(says("refund order 7"));
+  await shows(shown, () => shown.stream.interrupt, "the question");
+  const second = await open({ threadId: shown.stream.threadId });
+  await shows(second, () => second.stream.interrupt, "the question on a second page");
+  await second.stream.respond("yes", { interruptId: second.stream.interrupt.id });
+
+  await shows(second, () => second.page().at(-1) === "order 7: yes", "the answer");
+  await shows(shown, () => shown.page().at(-1) === "order 7: yes", "the answer on the first page");
+  assert.deepEqual(second.page(), ["refund order 7", "order 7: yes"]);
+  shown.unmount();
+  second.unmount();
+});
+
+check("two questions are answered in one command", async () => {
   const shown = await open({ assistantId: "asking" });
   await shown.stream.submit(says("go"));
   await shows(shown, () => shown.stream.interrupts.length === 2, "both questions");
@@ -100,7 +115,7 @@ later("two questions are answered in one command", async () => {
   shown.unmount();
 });
 
-later("a failure is shown", async () => {
+check("a failure is shown", async () => {
   const shown = await open();
   await shown.stream.submit(says("boom"));
   await until(() => shown.stream.error, "the error");

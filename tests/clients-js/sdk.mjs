@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { Client } from "@langchain/langgraph-sdk";
-import { apiKey, check, collect, later, main, rejects, says, texts, until, url } from "./checks.mjs";
+import { apiKey, check, collect, main, rejects, says, texts, until, url } from "./checks.mjs";
 
 const client = new Client({ apiUrl: url, apiKey });
 const { assistants, crons, runs, store, threads } = client;
@@ -218,7 +218,7 @@ check("a graph is drawn and described", async () => {
   assert.ok(flat.nodes.some((node) => node.id === "look_up"));
   assert.ok(deep.nodes.some((node) => node.id === "look_up:note"));
   assert.ok("messages" in schemas.state_schema.properties);
-  assert.deepEqual(Object.keys(subgraphs), ["look_up"]);
+  assert.deepEqual(Object.keys(subgraphs), ["look_up", "team"]);
 });
 
 check("an assistant is made, changed, gone back with and removed", async () => {
@@ -258,7 +258,7 @@ check("runs are made in a batch", async () => {
   assert.equal(made.length, 1);
 });
 
-later("the runs of a thread are followed in one stream", async () => {
+check("the runs of a thread are followed in one stream", async () => {
   const threadId = await newThread();
   await runs.wait(threadId, BRISK, { input: says("one") });
   for await (const part of threads.joinStream(threadId, { lastEventId: "-1", streamMode: ["run_modes"] })) {
@@ -295,18 +295,112 @@ check("crons are made, found, changed and removed", async () => {
   await crons.delete(bound.cron_id);
 });
 
-later("a thread stream starts a run, tells its messages, and takes an answer", async () => {
-  const thread = threads.stream({ assistantId: BRISK });
+// `threads.stream`: the second protocol. `run.start` is the entry for programs; `submitRun` is the hooks' own and fills nothing by itself.
+async function streamed(options, body) {
+  const thread = typeof options === "string" ? threads.stream(options, { assistantId: BRISK }) : threads.stream(options);
   try {
-    const spoken = (async () => {
-      for await (const message of thread.messages) return await message.text;
-    })();
-    await thread.submitRun({ input: says("one two") });
-    assert.equal(await spoken, "one two");
-    assert.deepEqual(texts(await thread.output), ["one two", "one two"]);
+    await body(thread);
   } finally {
     await thread.close();
   }
+}
+
+check("a thread stream starts a run and tells its messages and its output", async () => {
+  await streamed({ assistantId: BRISK }, async (thread) => {
+    const spoken = (async () => {
+      const found = [];
+      for await (const message of thread.messages) found.push(await message.text);
+      return found;
+    })();
+    const { run_id: runId } = await thread.run.start({ input: says("one two"), metadata: { from: "stream" } });
+    const output = await thread.output;
+    const run = await runs.get(thread.threadId, runId);
+
+    assert.deepEqual(await spoken, ["one two"]);
+    assert.deepEqual(texts(output), ["one two", "one two"]);
+    assert.deepEqual([run.status, run.metadata.from], ["success", "stream"]);
+    assert.equal((await thread.agent.getTree()).tree.status, "completed");
+  });
+});
+
+check("a thread stream asks and takes the answer", async () => {
+  await streamed({ assistantId: BRISK }, async (thread) => {
+    await thread.run.start({ input: says("refund order 7") });
+    await thread.output; // ends when the run pauses
+    assert.equal(thread.interrupted, true);
+    const [{ interruptId, namespace, payload }] = thread.interrupts;
+    await thread.input.respond({ interrupt_id: interruptId, namespace, response: "yes" });
+    const state = await until(async () => {
+      const found = await threads.getState(thread.threadId);
+      return found.next.length === 0 && found;
+    }, "the run after the answer");
+
+    assert.equal(payload.order, 7);
+    assert.deepEqual(texts(state.values), ["refund order 7", "order 7: yes"]);
+  });
+});
+
+check("a thread stream tells of subgraphs, custom data and raw events", async () => {
+  await streamed({ assistantId: BRISK }, async (thread) => {
+    const subgraphs = collect(thread.subgraphs);
+    const progress = collect(thread.extensions.progress);
+    const raw = (async () => {
+      for await (const event of await thread.subscribe(["lifecycle", "values"])) {
+        if (event.method === "lifecycle" && event.params.namespace.length === 0 && event.params.data.event === "completed") return true;
+      }
+      return false;
+    })();
+    await thread.run.start({ input: says("team please") });
+    await thread.output;
+
+    assert.deepEqual((await subgraphs).map((found) => found.name), ["look_up", "team"]);
+    assert.deepEqual(await progress, [{ speaks: "team" }]);
+    assert.equal(await raw, true);
+  });
+});
+
+check("a thread stream tells of tools", async () => {
+  await streamed({ assistantId: "supervisor" }, async (thread) => {
+    const called = collect(thread.toolCalls);
+    await thread.run.start({ input: { ...says("¿Cuáles son mis facturas?"), customer: { id: "C-1001" } } });
+    await thread.output;
+
+    const calls = await called; // the client tells of a call when it begins and again when it has ended
+    assert.deepEqual(calls.map((call) => [call.name, call.callId]), Array(2).fill(["list_invoices", calls[0].callId]));
+    assert.match(JSON.stringify(await calls[0].output), /INV-/);
+  });
+});
+
+check("a thread stream of an existing thread begins with what was said", async () => {
+  const threadId = await newThread();
+  await runs.wait(threadId, BRISK, { input: says("one") });
+  await streamed(threadId, async (thread) => {
+    await thread.run.start({ input: says("two") });
+    await until(async () => (await threads.get(threadId)).status === "idle" && (await runs.list(threadId)).length === 2, "the second run");
+    const { checkpoints } = await thread.state.listCheckpoints({ limit: 50 });
+    const end = checkpoints.find((found) => found.step === 2);
+    await thread.state.fork({ checkpoint_id: end.id, input: says("other") });
+    const all = () => runs.list(threadId);
+    await until(async () => (await all()).length === 3 && (await all()).every((run) => run.status === "success"), "the fork");
+    const state = await threads.getState(threadId);
+
+    assert.deepEqual(texts(state.values), ["one", "one", "other", "other"]);
+  });
+});
+
+check("what a thread stream may not do is said in words", async () => {
+  await streamed({ assistantId: "nobody" }, async (thread) => {
+    await assert.rejects(thread.run.start({ input: says("one") }), /there is no assistant 'nobody'/);
+  });
+  await streamed({ assistantId: BRISK }, async (thread) => {
+    const answering = thread.input.respond({ interrupt_id: "x", namespace: [], response: 1 });
+    await assert.rejects(answering, (error) => error.code === "no_such_interrupt" && error.message !== "");
+  });
+});
+
+check("a mode that there is not is refused in words", async () => {
+  const parts = collect(runs.stream(await newThread(), BRISK, { input: says("one"), streamMode: ["values", "tools"] }));
+  await assert.rejects(parts, (error) => error.status === 422 && /stream_mode/.test(error.message));
 });
 
 await main();

@@ -164,4 +164,17 @@ check("callbacks for updates, custom data, tasks, checkpoints and debugging are 
   shown.unmount();
 });
 
+check("a page that asks for the progress of tools, which this protocol does not have here, is told so", async () => {
+  const { shown, known } = open({ onToolEvent: () => {} });
+  await ready(shown);
+  shown.stream.submit(says("one"));
+  await until(() => known.error, "the error");
+
+  assert.equal(known.error.status, 422);
+  assert.match(known.error.message, /stream_mode/);
+  await until(() => shown.stream.error && !shown.stream.isLoading, "the page is quiet");
+  assert.deepEqual(known.threadId && (await client.runs.list(known.threadId)), []);
+  shown.unmount();
+});
+
 await main();

@@ -17,12 +17,14 @@ class HostPage:
 
     Attributes:
         script: Address of the chat's script.
+        snippet: What is on the page instead of the usual tag with that script.
         token: Asks the service for a token.
         asked: How often the page has asked its backend.
     """
 
     def __init__(self) -> None:
         self.script = ""
+        self.snippet = ""
         self.token: Callable[[], str] = lambda: ""
         self.asked = 0
         site = self
@@ -31,8 +33,9 @@ class HostPage:
             def log_message(self, *args: Any) -> None: ...
 
             def do_GET(self) -> None:
+                usual = f'<script src="{site.script}" data-token-endpoint="{ENDPOINT}" data-label="Ask us" defer></script>'
                 page = f"""<!doctype html><html lang="en"><head><title>Shop</title><link rel="icon" href="data:,"></head><body><h1>Shop</h1>
-                    <script src="{site.script}" data-token-endpoint="{ENDPOINT}" data-label="Ask us" defer></script></body></html>"""
+                    {site.snippet or usual}</body></html>"""
                 self._answer("text/html", page)
 
             def do_POST(self) -> None:

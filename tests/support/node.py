@@ -20,10 +20,9 @@ INSTALL_LIMIT, RUN_LIMIT = 300.0, 120.0
 """Seconds."""
 
 
-def checks(program: str) -> list[tuple[str, bool]]:
-    """The names of the checks that a program makes, and whether each waits for a part of the service that is not there yet."""
-    source = (PROGRAMS / program).read_text("utf-8")
-    return [(name, kind == "later") for kind, name in re.findall(r'^(check|later)\("(.+?)",', source, re.MULTILINE)]
+def checks(program: str) -> list[str]:
+    """The names of the checks that a program makes."""
+    return re.findall(r'^check\("(.+?)",', (PROGRAMS / program).read_text("utf-8"), re.MULTILINE)
 
 
 def run_checks(program: str, **variables: str) -> dict[str, str]:
@@ -31,7 +30,7 @@ def run_checks(program: str, **variables: str) -> dict[str, str]:
     done = run_node({path.name: path.read_text("utf-8") for path in PROGRAMS.glob("*.mjs")}, program, **variables)
     results: list[Any] = [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("\t")]
     found = {result["name"]: result["error"] for result in results}
-    missing = {name for name, _ in checks(program)} - found.keys()
+    missing = {*checks(program)} - found.keys()
     assert not missing, f"{program} ended with {done.returncode} before {sorted(missing)}:\n{done.stdout}\n{done.stderr}"
     return found
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -81,6 +81,16 @@ class WebhookReceiver:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.requests) >= count, timeout), f"only {len(self.requests)} requests came"
             return self.requests[:count]
+
+    def wait_for_runs(self, run_ids: Collection[str], timeout: float = 15.0) -> Sequence[Any]:
+        """What was said of these runs, once something has been said of each."""
+
+        def told() -> list[Any]:
+            return [said for said in (request.said for request in self.requests) if said["run_id"] in run_ids]
+
+        with self._changed:
+            assert self._changed.wait_for(lambda: {said["run_id"] for said in told()} == {*run_ids}, timeout), "some run was not told of"
+            return told()
 
     def __enter__(self) -> WebhookReceiver:
         self._thread.start()

@@ -17,12 +17,16 @@ PAGES = sorted((ROOT / "docs/clients").glob("*.md"))
 LOCAL = "http://localhost:8000"
 
 
-def program(page: str, language: str, service: Service) -> str:
+def pieces(page: str, language: str, service: Service) -> list[str]:
     """All pieces of one language of a page."""
-    pieces = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / f"docs/clients/{page}").read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    whole = "\n".join(pieces)
-    assert LOCAL in whole
-    return whole.replace(LOCAL, service.url)
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / f"docs/clients/{page}").read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert any(LOCAL in piece for piece in found)
+    return [piece.replace(LOCAL, service.url) for piece in found]
+
+
+def program(page: str, language: str, service: Service) -> str:
+    """They are one program."""
+    return "\n".join(pieces(page, language, service))
 
 
 def output(done: subprocess.CompletedProcess[str]) -> str:
@@ -47,6 +51,8 @@ def test_the_python_sdk_page(offline_service: Service) -> None:
     assert "RR-" in said
     assert "cancelled: interrupted" in said
     assert "409 thread_exists" in said
+    assert "spoken: According to “What a transfer costs”" in said
+    assert "output: ['transfer-fees']" in said
     assert "node: supervise" in said
 
 
@@ -60,6 +66,8 @@ def test_the_remote_graph_page(offline_service: Service) -> None:
     assert "asked: open_refund_request" in said
     assert "RR-" in said
     assert "messages: ['human'" in said
+    assert "spoken: According to “What a transfer costs”" in said
+    assert "output: ['transfer-fees']" in said
     assert "422 " in said
 
 
@@ -70,6 +78,9 @@ def test_the_openai_page(offline_service: Service) -> None:
     assert "models: ['supervisor'" in said
     assert said.count("What a transfer costs") == 2
     assert len(set(re.findall(r"tokens: (\d+)", said))) == 1
+    assert "thread: True" in said
+    assert "named: True" in said
+    assert "asked: ['Why was I charged a fee for my transfer?', 'And how do I change my PIN?']" in said
     assert "run: /threads/" in said
     assert "404 model_not_found" in said
 
@@ -87,15 +98,18 @@ def test_the_js_sdk_page(offline_service: Service) -> None:
     assert "asked: open_refund_request" in said
     assert "RR-" in said
     assert "cancelled: interrupted" in said
+    assert "spoken: According to “What a transfer costs”" in said
+    assert "output: [ 'transfer-fees' ]" in said
     assert "409 " in said
 
 
 @pytest.mark.needs("npm")
 @pytest.mark.needs("nodejs", program="node")
-def test_the_use_stream_page(offline_service: Service) -> None:
-    """The component answers, is opened anew on the same thread, and takes a human's yes."""
+@pytest.mark.parametrize("package", ["@langchain/langgraph-sdk/react", "@langchain/react"])
+def test_the_use_stream_page(offline_service: Service, package: str) -> None:
+    """The component answers, is opened anew on the same thread, and takes a human's yes, with either package."""
     files = {name: (PROGRAMS / name).read_text("utf-8") for name in ("checks.mjs", "mount.mjs", "docs_page.mjs")}
-    files["page.tsx"] = program("usestream.md", "tsx", offline_service)
+    (files["page.tsx"],) = [piece for piece in pieces("usestream.md", "tsx", offline_service) if f'from "{package}"' in piece]
 
     assert "RR-" in output(run_node(files, "docs_page.mjs"))
 

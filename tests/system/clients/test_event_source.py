@@ -54,8 +54,8 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def page_at(browser: Browser, html: str) -> Iterator[Page]:
-    """The page, from an origin of its own."""
+def page_at(browser: Browser, html: str) -> Iterator[tuple[Page, str]]:
+    """A page of the browser, and an address of another origin where the document is."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *args: Any) -> None: ...
@@ -71,8 +71,7 @@ def page_at(browser: Browser, html: str) -> Iterator[Page]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         page = browser.new_page()
-        page.goto(f"http://localhost:{server.server_port}/")
-        yield page
+        yield page, f"http://localhost:{server.server_port}/"
         page.close()
         server.shutdown()
 
@@ -84,7 +83,8 @@ def test_it_comes_back_by_itself_and_loses_and_doubles_nothing(browser: Browser,
         body = brisk("slow please", stream_mode=["updates", "custom"], stream_resumable=True)
         run_id = http.post(f"/threads/{thread_id}/runs", json=body).raise_for_status().json()["run_id"]
         path = f"/threads/{thread_id}/runs/{run_id}/stream"
-        with page_at(browser, "<!doctype html><title>page</title>") as page:
+        with page_at(browser, "<!doctype html><title>page</title>") as (page, address):
+            page.goto(address)
             page.evaluate(FOLLOWS, f"{proxy.url}{path}?last_event_id=-1")
             page.wait_for_function("window.seen.some(([name]) => name === 'end')", timeout=30_000)
             seen, lost = page.evaluate("[window.seen, window.lost]")
@@ -117,9 +117,9 @@ def test_the_page_of_the_documentation_shows_the_answer(browser: Browser, open_s
     """Character for character, though its stream is cut; the answer is that of the thread's state."""
     (html,) = re.findall(r"```html\n(.*?)```", DOCUMENT, re.DOTALL)
     with CuttingProxy(open_service.url, [4000]).serving() as proxy:
-        with page_at(browser, html.replace("http://localhost:8000", proxy.url)) as page:
+        with page_at(browser, html.replace("http://localhost:8000", proxy.url)) as (page, address):
             with page.expect_response(re.compile(r"/runs$")) as made:
-                page.reload()
+                page.goto(address)
             run = made.value.json()
             with httpx.Client(base_url=open_service.url, timeout=30) as http:
                 answer = http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join").json()["messages"][-1]["content"]

@@ -147,6 +147,46 @@ def test_a_failure_is_raised(remote: RemoteGraph) -> None:
         remote.get_state(on())
 
 
+async def test_it_streams_events_in_the_third_version(remote: RemoteGraph) -> None:
+    """Over the second protocol: messages, output, subgraphs; a question is answered by a `Command` on the same thread."""
+    thread = on()
+    async with await remote.astream_events(says("one two"), on(), version="v3") as run:
+        spoken = [message async for message in run.messages]
+        said = [await message.text for message in spoken]
+        output = await run.output()
+    async with await remote.astream_events(says("team please"), on(), version="v3") as run:
+        subgraphs = [handle.graph_name async for handle in run.subgraphs]
+    async with await remote.astream_events(says("refund order 7"), thread, version="v3") as run:
+        _ = [snapshot async for snapshot in run.values]
+        is_interrupted, asked = await run.interrupted(), await run.interrupts()
+    async with await remote.astream_events(Command(resume="yes"), thread, version="v3") as run:
+        answered = [snapshot async for snapshot in run.values]
+
+    assert said == ["one two"]
+    assert texts(output) == ["one two", "one two"]
+    assert subgraphs == ["look_up", "team"]
+    assert (is_interrupted, [question["value"]["order"] for question in asked]) == (True, [7])
+    assert texts(answered[-1]) == ["refund order 7", "order 7: yes"]
+
+
+def test_it_streams_events_in_the_third_version_to_who_blocks(remote: RemoteGraph) -> None:
+    """The same without asyncio; a failure is raised, and who leaves early takes the run along."""
+    with remote.stream_events(says("one two"), on(), version="v3") as run:
+        said = [str(message.text) for message in run.messages]
+        output = run.output
+    with remote.stream_events(says("boom"), on(), version="v3") as run, pytest.raises(RuntimeError, match="the run failed"):
+        _ = run.output
+    thread = on()
+    with remote.stream_events(says("slow please"), thread, version="v3") as run:
+        run.abort()
+    (left,) = remote._validate_sync_client().runs.list(thread["configurable"]["thread_id"])
+    ended = remote._validate_sync_client().runs.join(left["thread_id"], left["run_id"])
+
+    assert said == ["one two"]
+    assert texts(output) == ["one two", "one two"]
+    assert texts(ended) == ["slow please"]
+
+
 def around(remote: RemoteGraph) -> Any:
     """A local graph with the remote one as a node."""
     graph = StateGraph(MessagesState)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from tests.support.fleet import Member
 from tests.support.node import checks, run_checks
 
-NOT_THERE_YET = re.compile(r"\b(404|405)\b")
 pytestmark = [pytest.mark.needs("npm"), pytest.mark.needs("nodejs", program="node")]
 
 
@@ -23,16 +20,13 @@ def second(served: Member, key: str) -> dict[str, str]:
     return run_checks("react.mjs", SERVICE_URL=served.url, SERVICE_KEY=key)
 
 
-@pytest.mark.parametrize(("name", "is_later"), checks("use_stream.mjs"), ids=lambda value: value if isinstance(value, str) else "")
-def test_use_stream_of_the_sdk(first: dict[str, str], name: str, is_later: bool) -> None:
+@pytest.mark.parametrize("name", checks("use_stream.mjs"))
+def test_use_stream_of_the_sdk(first: dict[str, str], name: str) -> None:
     """As the check says, over the first protocol."""
     assert first[name] == ""
 
 
-@pytest.mark.parametrize(("name", "is_later"), checks("react.mjs"), ids=lambda value: value if isinstance(value, str) else "")
-def test_use_stream_of_the_react_package(second: dict[str, str], name: str, is_later: bool) -> None:
+@pytest.mark.parametrize("name", checks("react.mjs"))
+def test_use_stream_of_the_react_package(second: dict[str, str], name: str) -> None:
     """As the check says, over the second protocol."""
-    if is_later:
-        assert NOT_THERE_YET.search(second[name]), f"its routes are there: make it a `check` in react.mjs\n{second[name]}"
-        pytest.xfail("the second protocol has not landed")
     assert second[name] == ""
