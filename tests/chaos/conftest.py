@@ -14,6 +14,8 @@ from tests.support.redis_server import RedisServer, short_directory
 
 IS_FULL = os.environ.get("CHAOS") == "full"
 StartFleet = Callable[..., Fleet]
+PATIENT = "first_token=30,between_tokens=30,total=60"
+"""Limits of a role whose models are held back for as long as a test needs, on a machine however slow."""
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from functools import partial
 
 import httpx
 
+from tests.chaos.conftest import PATIENT
 from tests.support.fleet import Member, wait_until
 from tests.support.protocol import ask
 from tests.support.provider import Provider, Reply, Request, concludes, is_routing, routes_to
@@ -74,7 +75,8 @@ def test_a_herd_that_waits_for_a_recovered_provider_is_held_to_the_probes(start_
         return healthy(request)
 
     with Provider(lambda _: Reply(status=500)).serving() as provider, ThreadPoolExecutor(CUSTOMERS) as pool:
-        fleet = start_fleet(OPENAI_BASE_URL=provider.url, ADMIN_TOKEN=TOKEN["x-admin-token"], BREAKER_OPEN_SECONDS="2")
+        admin = TOKEN["x-admin-token"]
+        fleet = start_fleet(OPENAI_BASE_URL=provider.url, ADMIN_TOKEN=admin, BREAKER_OPEN_SECONDS="2", LIMITS_ROUTING=PATIENT)
         gateways = [fleet.gateway(EXECUTION="local"), fleet.gateway(EXECUTION="local")]
         for customer in [pool.submit(question) for question in asked(gateways[:1], 5)]:
             customer.result(60)

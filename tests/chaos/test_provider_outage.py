@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from resilience.breaker import BreakerSettings
+from tests.chaos.conftest import PATIENT
 from tests.support.provider import Provider, Reply, Request, concludes, is_routing, routes_to
 from tests.support.traffic import MODES, Mode, ask, ask_all, customers
 from tests.support.waiting import until
@@ -80,7 +81,8 @@ async def test_a_provider_that_comes_back_is_not_stormed(start_fleet, mode: Mode
     """Forty customers ask again and again: until the probes have succeeded the provider sees no more than those, then all are served."""
     outage = Outage()
     with Provider(outage).serving() as provider:
-        service = start_fleet(OPENAI_BASE_URL=provider.url, BREAKER_OPEN_SECONDS=str(OPEN_TIME)).gateway(EXECUTION="local")
+        fleet = start_fleet(OPENAI_BASE_URL=provider.url, BREAKER_OPEN_SECONDS=str(OPEN_TIME), LIMITS_ROUTING=PATIENT)
+        service = fleet.gateway(EXECUTION="local")
         async with customers(service.url) as http:
             await ask_all(http, [QUESTION] * 4, mode, at_once=2)
             outage.is_down = False
