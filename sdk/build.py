@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from sdk.document import DOCUMENT
 HERE = Path(__file__).parent
 DIST = HERE.parent / "dist"
 PACKAGE = "capataz_client"
+UNIONS = ("StreamEvent", "ThreadStreamEvent", "ProtocolEvent")
+"""Schemas of what streams yield, each one of several events."""
 OLDEST_NODE = (20, 19)
 """What the TypeScript generator runs on."""
 
@@ -70,14 +73,14 @@ def node_tools() -> Path:
     if tuple(map(int, found.removeprefix("v").split(".")[:2])) < OLDEST_NODE:
         raise SystemExit(f"node {'.'.join(map(str, OLDEST_NODE))} or newer is needed; this is {found}")
     source = HERE / "typescript"
-    parts = ["package.json", "package-lock.json", ".npmrc"]
+    parts = ["package.json", "package-lock.json", ".npmrc", "openapi-ts.config.ts"]
     key = hashlib.sha256(b"".join((source / name).read_bytes() for name in parts)).hexdigest()[:12]
     folder = DIST / "node" / key
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock"):
-        for name in (*parts, "openapi-ts.config.ts"):
-            shutil.copy(source / name, folder)
-        if not (folder / ".installed").exists():
+        if not (folder / ".installed").exists():  # and nothing is touched that another process may be using
+            for name in parts:
+                shutil.copy(source / name, folder)
             _run(["npm", "ci", "--silent", "--ignore-scripts"], folder)
             (folder / ".installed").touch()
     return folder
@@ -90,15 +93,20 @@ def type_check(project: Path) -> None:
 
 def _events() -> str:
     """The module that knows which model an event is."""
-    union = json.loads(DOCUMENT.read_text("utf-8"))["components"]["schemas"]["StreamEvent"]
-    classes = {name: reference.rpartition("/")[2] for name, reference in union["discriminator"]["mapping"].items()}
-    lines = [
-        '"""The events of a stream, by name."""',
-        f"from .models import {', '.join(sorted(classes.values()))}",
-        f"StreamEvent = {' | '.join(classes.values())}",
-        f"EVENTS: dict[str, type[StreamEvent]] = {{{', '.join(f'{name!r}: {kind}' for name, kind in classes.items())}}}",
-    ]
-    return "\n".join(lines) + "\n"
+    schemas = json.loads(DOCUMENT.read_text("utf-8"))["components"]["schemas"]
+    lines, models = [], set()
+    for union in UNIONS:
+        mapping = schemas[union]["discriminator"]["mapping"].items()
+        classes = {name: reference.rpartition("/")[2] for name, reference in mapping}
+        models |= {*classes.values()}
+        named = ", ".join(f"{name!r}: {kind}" for name, kind in classes.items())
+        lines += [f"{union} = {' | '.join(classes.values())}", f"{_constant(union)}: dict[str, type[{union}]] = {{{named}}}"]
+    return "\n".join(['"""The events of streams, by name."""', f"from .models import {', '.join(sorted(models))}", *lines]) + "\n"
+
+
+def _constant(union: str) -> str:
+    """`StreamEvent` → `STREAM_EVENTS`."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", union).upper() + "S"
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _HEADERS: Mapping[str, dict[str, Any]] = MappingProxyType(
             "schema": {"type": "string"},
         },
         "Location": {
-            "description": "Where a caller whose connection was cut comes back to: the run's `/stream` or `/join`.",
+            "description": "Where to come back to after a cut: the run's `/stream` or `/join`, or the thread's `/stream`.",
             "schema": {"type": "string"},
         },
         "X-Pagination-Next": {

@@ -18,9 +18,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from app.api.deps import ServicesDep, TenantDep
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import problem, problem_responses
+from app.api.protocol_stream import content
 from app.api.schemas import GoTo, Metadata, RunCreate
 from app.api.sse import event_stream, unbroken
-from app.errors import AppError, ConflictingRequest, InvalidInput, NotFound, NotReady, Overloaded, ThreadBusy, TooManyRequests
+from app.api.stream_events import MEDIA_TYPE
+from app.errors import (
+    AppError,
+    ConflictingRequest,
+    InvalidInput,
+    NotChangeable,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ThreadBusy,
+    TooManyRequests,
+)
 from app.runs.acceptance import StartedRun
 from app.runs.protocol_events import CHANNELS, MODES, ProtocolEvent, Subscription, last_seq
 from app.storage.redis.threads import ThreadRecord
@@ -77,9 +89,12 @@ class ThreadCommand(BaseModel):
     """A command to a thread."""
 
     id: int = Field(ge=0, description="The caller's number for it; the answer has it too.")
-    method: str = Field(description="What is to be done.", examples=["run.start"])
+    method: str = Field(
+        description="What is to be done: `run.start`, `input.respond`, `agent.getTree`, `state.get`, …", examples=["run.start"]
+    )
     params: dict[str, JsonValue] = Field(
         default_factory=dict,
+        description="What the method needs; what it cannot do with them is an answer with a code.",
         examples=[{"assistant_id": "supervisor", "input": {"messages": [{"role": "user", "content": "How do I change my PIN?"}]}}],
     )
 
@@ -123,7 +138,12 @@ def _known(channel: str) -> str:
 class EventsWanted(BaseModel):
     """Which events of a thread are wanted."""
 
-    channels: list[Annotated[str, AfterValidator(_known)]] = Field(min_length=1, max_length=100, examples=[["lifecycle", "messages"]])
+    channels: list[Annotated[str, AfterValidator(_known)]] = Field(
+        min_length=1,
+        max_length=100,
+        description="Of these channels: " + ", ".join(f"`{channel}`" for channel in sorted(CHANNELS)) + ", `custom:<name>`.",
+        examples=[["lifecycle", "messages"]],
+    )
     namespaces: list[list[str]] | None = Field(None, max_length=100, description="Only these graphs: beginnings of namespaces.")
     depth: int | None = Field(None, ge=0, description="Most levels below such a beginning; 0: exactly there.")
     since: int = Field(0, ge=0, description="Only events with a greater `seq`.")
@@ -207,7 +227,7 @@ async def send_thread_command(thread_id: UUID, command: ThreadCommand, new: NewR
     name="stream_thread_events",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "The thread's events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"description": "The thread's events.", "content": {MEDIA_TYPE: content()}},
         **problem_responses(400, 413, 422),
     },
 )
@@ -257,7 +277,7 @@ class _Commands:
             raise InvalidInput("input.respond needs an interrupt_id, or responses")
         for interrupt_id in answers:
             if not _INTERRUPT_ID.fullmatch(interrupt_id):
-                raise NotFound(f"not asked: interrupt {interrupt_id}", "no_such_interrupt")
+                raise NotChangeable(f"not asked: interrupt {interrupt_id}", "no_such_interrupt")
         thread = await self._thread()
         command: dict[str, Any] = {"resume": answers}
         if asked.update is not None:

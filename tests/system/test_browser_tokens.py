@@ -159,6 +159,35 @@ def test_a_browser_cannot_say_who_it_is(browser: Browser, backend: httpx.Client)
         assert backend.get(f"/threads/{thread_id}/state").json()["values"]["customer"] == customer
 
 
+def test_a_tokens_language_wins(browser: Browser, backend: httpx.Client) -> None:
+    """The page's is believed only where the backend names none."""
+    ana = browser(customer={"id": "C-1001", "locale": "pt-BR"})
+    thread_id = new_thread(ana)
+
+    ana.post(f"/threads/{thread_id}/runs/wait", json=says("hola", locale="es")).raise_for_status()
+
+    assert backend.get(f"/threads/{thread_id}/state").json()["values"]["customer"]["locale"] == "pt-BR"
+
+
+def test_a_token_is_good_as_long_as_was_asked(backend: httpx.Client, service: Service) -> None:
+    """The page is told how long, and so is the backend; that it ends then is a unit test's."""
+    token = backend.post("/browser-tokens", json={"ttl_seconds": 75}).raise_for_status().json()
+    session = httpx.get(f"{service.url}/chat/session", headers={"x-api-key": token["token"]}).raise_for_status().json()
+
+    assert token["expires_in"] == 75
+    assert 15 < session["expires_in"] <= 75
+
+
+def test_a_token_is_for_its_assistant(browser: Browser) -> None:
+    """The page learns which, and can run no other."""
+    ana = browser(subject="ana", assistant_id="conformance")
+    path = f"/threads/{new_thread(ana)}/runs"
+
+    assert ana.get("/chat/session").json()["assistant_id"] == "conformance"
+    assert refusal(ana.post(path, json=says(QUESTION))) == (403, "assistant_not_for_browsers")
+    assert ana.post(path, json={**says(QUESTION), "assistant_id": "conformance"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
