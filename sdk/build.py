@@ -38,7 +38,9 @@ def python(out: Path = DIST / "sdk" / "python") -> Path:
         own = "endpoint_module.py.jinja"  # ours includes the generator's for everything that does not stream
         (templates / "generated").mkdir()
         (templates / "generated" / own).write_text(files("openapi_python_client").joinpath("templates", own).read_text("utf-8"), "utf-8")
-        command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", str(DOCUMENT), "--meta", "uv", "--overwrite"]
+        (templates / "openapi.json").write_text(_without_doubles(), "utf-8")
+        path = str(templates / "openapi.json")
+        command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", path, "--meta", "uv", "--overwrite"]
         config = ["--config", str(HERE / "python" / "config.yml"), "--custom-template-path", str(templates)]
         _run([*command, *config, "--output-path", str(out), "--fail-on-warning"], HERE)
     package = out / PACKAGE
@@ -89,6 +91,16 @@ def node_tools() -> Path:
 def type_check(project: Path) -> None:
     """Compile the TypeScript project in the folder `project`."""
     _run(["node", str(node_tools() / "node_modules" / "typescript" / "bin" / "tsc"), "--project", "."], project)
+
+
+def _without_doubles() -> str:
+    """The document without query parameters that stand in for a header field of the same name, for who cannot send any: both would be
+    the same argument of a function."""
+    document = json.loads(DOCUMENT.read_text("utf-8"))
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        fields = {it["name"].lower().replace("-", "_") for it in operation["parameters"] if it.get("in") == "header"}
+        operation["parameters"] = [it for it in operation["parameters"] if it.get("in") != "query" or it["name"] not in fields]
+    return json.dumps(document)
 
 
 def _events() -> str:
