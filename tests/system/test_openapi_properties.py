@@ -176,7 +176,8 @@ def test_an_operation_says_only_what_the_document_says(case: Any, api: Api) -> N
     if response.status_code >= 400:
         (content,) = answer.definition["content"].values()
         body = response.json()
-        assert body.get("error", body)["code"] in content["examples"], body
+        if "examples" in content:  # a protocol's own form has its codes in its schema
+            assert body.get("error", body)["code"] in content["examples"], body
 
 
 def test_the_service_serves_the_committed_document(api: Api) -> None:
