@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api.deps import ServicesDep, TenantDep
 from app.api.new_run import NewRun, NewRunDep
@@ -108,12 +109,10 @@ class CommandMeta(BaseModel):
 class CommandDone(BaseModel):
     """The command was carried out."""
 
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-
-    type: Literal["success"] = "success"
+    type: Literal["success"]
     id: int
     result: dict[str, Any]
-    meta: CommandMeta | None = None
+    meta: CommandMeta | SkipJsonSchema[None] = Field(None, description="Of a command that starts a run.")
 
 
 class CommandRefused(BaseModel):
@@ -218,7 +217,7 @@ async def send_thread_command(thread_id: UUID, command: ThreadCommand, new: NewR
             raise
         is_bad = isinstance(exc, InvalidInput | ConflictingRequest | ThreadBusy | NotFound)
         return _refused(command.id, _CODES.get(exc.code, "invalid_argument" if is_bad else "unknown_error"), exc.detail)
-    done = CommandDone(id=command.id, result=result, meta=meta)
+    done = CommandDone(type="success", id=command.id, result=result, meta=meta)
     return JSONResponse(done.model_dump(mode="json", exclude_none=True))
 
 

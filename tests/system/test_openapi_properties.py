@@ -30,6 +30,7 @@ from tests.support.protocol import new_thread
 IS_FULL = os.environ.get("CHAOS") == "full"
 SEED = int(os.environ.get("OPENAPI_SEED", random.SystemRandom().randrange(2**32) if IS_FULL else 20261127))
 KEY, ADMIN = "key-of-acme", "token-of-the-operators"
+SETTINGS = {"API_KEYS": f"{KEY}:acme", "ADMIN_TOKEN": ADMIN, "RATE_LIMIT_RPM": "0", "BROWSER_TOKEN_SECRET": "s" * 32}
 DEADLINE_MS = 400
 """Milliseconds: long enough for a run of the brisk graph, short enough for one that waits for something."""
 PATIENCE = 20.0
@@ -138,7 +139,7 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    fleet = Fleet(tmp_path_factory.mktemp("properties"), None, API_KEYS=f"{KEY}:acme", ADMIN_TOKEN=ADMIN, RATE_LIMIT_RPM="0")
+    fleet = Fleet(tmp_path_factory.mktemp("properties"), None, **SETTINGS)
     try:
         url = fleet.gateway(EXECUTION="local", step=0.01).url
         with httpx.Client(base_url=url, headers={"x-api-key": KEY}, timeout=30) as http:
