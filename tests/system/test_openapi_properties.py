@@ -25,7 +25,7 @@ from schemathesis.specs.openapi import checks as openapi_checks
 
 from sdk.document import DOCUMENT
 from tests.support.fleet import Fleet
-from tests.support.protocol import new_thread
+from tests.support.protocol import GRAPH, brisk, new_thread, says
 
 IS_FULL = os.environ.get("CHAOS") == "full"
 SEED = int(os.environ.get("OPENAPI_SEED", random.SystemRandom().randrange(2**32) if IS_FULL else 20261127))
@@ -121,6 +121,11 @@ class Api:
         return {"thread_id": thread_id, "run_id": run.headers["content-location"].rpartition("/")[2], "checkpoint_id": checkpoint_id}
 
 
+def _input(assistant_id: str, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = (says(text, id="C-1001") if assistant_id == GRAPH else brisk(text))["input"]
+    return found
+
+
 def _is_id(value: Any) -> bool:
     try:
         return bool(UUID(str(value)))
@@ -192,7 +197,7 @@ def test_every_kind_of_event_is_what_the_document_says(api: Api) -> None:
     seen: set[str] = set()
     with httpx.Client(base_url=api.url, headers={"x-api-key": KEY}, timeout=60) as http:
         for assistant_id, text in SAID:
-            given = {"messages": [{"role": "user", "content": text}]}
+            given = _input(assistant_id, text)
             body = {"assistant_id": assistant_id, "input": given, "stream_mode": modes, "stream_subgraphs": True}
             for event in _events(http.post(f"/threads/{new_thread(http)}/runs/stream", json=body).raise_for_status().text):
                 assert [error.message for error in STREAM_EVENT.iter_errors(event)] == [], event
@@ -210,7 +215,7 @@ def thread_id(api: Api) -> str:
     """A thread with the runs of `SAID`, and a state that was written by hand."""
     found = new_thread(api.http)
     for assistant_id, text in SAID:
-        given = {"messages": [{"role": "user", "content": text}]}
+        given = _input(assistant_id, text)
         params = {"assistant_id": assistant_id, "input": given}
         command = {"id": 1, "method": "run.start", "params": params}
         started = api.http.post(f"/threads/{found}/commands", json=command).raise_for_status().json()
