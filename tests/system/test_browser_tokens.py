@@ -94,7 +94,7 @@ def test_a_browser_may_call_nothing_else(service: Service, browser: Browser) -> 
     ana = browser(subject="ana")
     operations = [
         (method, path, operation)
-        for path, methods in httpx.get(f"{service.url}/openapi.json").json()["paths"].items()
+        for path, methods in httpx.get(f"{service.url}/openapi.json", timeout=30).json()["paths"].items()
         for method, operation in methods.items()
     ]
     closed = [one for one in operations if one[2]["operationId"] not in ROUTES and "401" in one[2]["responses"]]
