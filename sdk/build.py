@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from sdk.document import DOCUMENT
 HERE = Path(__file__).parent
 DIST = HERE.parent / "dist"
 PACKAGE = "capataz_client"
+UNIONS = ("StreamEvent", "ThreadStreamEvent", "ProtocolEvent")
+"""Schemas of what streams yield, each one of several events."""
 OLDEST_NODE = (20, 19)
 """What the TypeScript generator runs on."""
 
@@ -35,7 +38,9 @@ def python(out: Path = DIST / "sdk" / "python") -> Path:
         own = "endpoint_module.py.jinja"  # ours includes the generator's for everything that does not stream
         (templates / "generated").mkdir()
         (templates / "generated" / own).write_text(files("openapi_python_client").joinpath("templates", own).read_text("utf-8"), "utf-8")
-        command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", str(DOCUMENT), "--meta", "uv", "--overwrite"]
+        (templates / "openapi.json").write_text(_without_doubles(), "utf-8")
+        path = str(templates / "openapi.json")
+        command = [sys.executable, "-m", "openapi_python_client", "generate", "--path", path, "--meta", "uv", "--overwrite"]
         config = ["--config", str(HERE / "python" / "config.yml"), "--custom-template-path", str(templates)]
         _run([*command, *config, "--output-path", str(out), "--fail-on-warning"], HERE)
     package = out / PACKAGE
@@ -70,14 +75,14 @@ def node_tools() -> Path:
     if tuple(map(int, found.removeprefix("v").split(".")[:2])) < OLDEST_NODE:
         raise SystemExit(f"node {'.'.join(map(str, OLDEST_NODE))} or newer is needed; this is {found}")
     source = HERE / "typescript"
-    parts = ["package.json", "package-lock.json", ".npmrc"]
+    parts = ["package.json", "package-lock.json", ".npmrc", "openapi-ts.config.ts"]
     key = hashlib.sha256(b"".join((source / name).read_bytes() for name in parts)).hexdigest()[:12]
     folder = DIST / "node" / key
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / ".lock"):
-        for name in (*parts, "openapi-ts.config.ts"):
-            shutil.copy(source / name, folder)
-        if not (folder / ".installed").exists():
+        if not (folder / ".installed").exists():  # and nothing is touched that another process may be using
+            for name in parts:
+                shutil.copy(source / name, folder)
             _run(["npm", "ci", "--silent", "--ignore-scripts"], folder)
             (folder / ".installed").touch()
     return folder
@@ -88,17 +93,32 @@ def type_check(project: Path) -> None:
     _run(["node", str(node_tools() / "node_modules" / "typescript" / "bin" / "tsc"), "--project", "."], project)
 
 
+def _without_doubles() -> str:
+    """The document without query parameters that stand in for a header field of the same name, for who cannot send any: both would be
+    the same argument of a function."""
+    document = json.loads(DOCUMENT.read_text("utf-8"))
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        fields = {it["name"].lower().replace("-", "_") for it in operation["parameters"] if it.get("in") == "header"}
+        operation["parameters"] = [it for it in operation["parameters"] if it.get("in") != "query" or it["name"] not in fields]
+    return json.dumps(document)
+
+
 def _events() -> str:
     """The module that knows which model an event is."""
-    union = json.loads(DOCUMENT.read_text("utf-8"))["components"]["schemas"]["StreamEvent"]
-    classes = {name: reference.rpartition("/")[2] for name, reference in union["discriminator"]["mapping"].items()}
-    lines = [
-        '"""The events of a stream, by name."""',
-        f"from .models import {', '.join(sorted(classes.values()))}",
-        f"StreamEvent = {' | '.join(classes.values())}",
-        f"EVENTS: dict[str, type[StreamEvent]] = {{{', '.join(f'{name!r}: {kind}' for name, kind in classes.items())}}}",
-    ]
-    return "\n".join(lines) + "\n"
+    schemas = json.loads(DOCUMENT.read_text("utf-8"))["components"]["schemas"]
+    lines, models = [], set()
+    for union in UNIONS:
+        mapping = schemas[union]["discriminator"]["mapping"].items()
+        classes = {name: reference.rpartition("/")[2] for name, reference in mapping}
+        models |= {*classes.values()}
+        named = ", ".join(f"{name!r}: {kind}" for name, kind in classes.items())
+        lines += [f"{union} = {' | '.join(classes.values())}", f"{_constant(union)}: dict[str, type[{union}]] = {{{named}}}"]
+    return "\n".join(['"""The events of streams, by name."""', f"from .models import {', '.join(sorted(models))}", *lines]) + "\n"
+
+
+def _constant(union: str) -> str:
+    """`StreamEvent` → `STREAM_EVENTS`."""
+    return re.sub("(?<!^)(?=[A-Z])", "_", union).upper() + "S"
 
 
 @contextmanager

@@ -21,9 +21,11 @@ Origin = Annotated[str, StringConstraints(pattern=r"^https?://[^/?#\s]+$", max_l
 class TokenCustomer(BaseModel):
     """Who sits at the browser, as the backend knows it."""
 
-    id: str | None = Field(None, min_length=1, max_length=128)
-    tier: Literal["standard", "vip"] = "standard"
-    locale: str | None = Field(None, pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")
+    id: str | None = Field(None, min_length=1, max_length=128, description="The customer's number in the product's own books.")
+    tier: Literal["standard", "vip"] = Field("standard", description="How the customer is to be treated.")
+    locale: str | None = Field(
+        None, pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$", description="The language, as `es` or `pt-BR`.", examples=["es"]
+    )
 
 
 class BrowserTokenCreate(BaseModel):

@@ -59,7 +59,9 @@ class Examples:
                 return [self._of(schema["items"], is_request, depth + 1)] if is_wanted and "items" in schema else []
             case "string":
                 return _BY_FORMAT.get(schema.get("format", ""), "text")
-            case "integer" | "number":
+            case "integer":
+                return int(schema.get("minimum", 1))
+            case "number":
                 return schema.get("minimum", 1)
             case "boolean":
                 return True

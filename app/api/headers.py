@@ -24,8 +24,12 @@ _HEADERS: Mapping[str, dict[str, Any]] = MappingProxyType(
             "schema": {"type": "string"},
         },
         "Location": {
-            "description": "Where a caller whose connection was cut comes back to: the run's `/stream` or `/join`.",
+            "description": "Where to come back to after a cut: the run's `/stream` or `/join`, or the thread's `/stream`.",
             "schema": {"type": "string"},
+        },
+        "X-Thread-Id": {
+            "description": "The conversation, if the request named one.",
+            "schema": {"type": "string", "format": "uuid"},
         },
         "X-Pagination-Next": {
             "description": "The `offset` of the next page; absent on the last one.",

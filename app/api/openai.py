@@ -106,6 +106,12 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop"]
 
 
+class CompletionMetadata(BaseModel):
+    """The conversation that the request named."""
+
+    thread_id: UUID
+
+
 class ChatCompletion(BaseModel):
     """A completion as a whole."""
 
@@ -115,6 +121,7 @@ class ChatCompletion(BaseModel):
     model: str = Field(examples=["supervisor"])
     choices: list[CompletionChoice]
     usage: Usage
+    metadata: CompletionMetadata | SkipJsonSchema[None] = None
 
 
 class CompletionDelta(BaseModel):
@@ -141,6 +148,7 @@ class ChatCompletionChunk(BaseModel):
     model: str
     choices: list[CompletionChunkChoice] = Field(description="One, or none in the chunk that carries `usage`.")
     usage: Usage | SkipJsonSchema[None] = None
+    metadata: CompletionMetadata | SkipJsonSchema[None] = None
 
 
 class ParameterNotSupported(AppError):
@@ -179,7 +187,7 @@ _COMPLETION: dict[int | str, dict[str, Any]] = {
         "model": ChatCompletion,
         "description": "The answer; with `stream` in pieces.",
         "content": {"text/event-stream": {"schema": {"$ref": "#/components/schemas/ChatCompletionChunk"}}},
-        "headers": header_refs("Content-Location"),
+        "headers": header_refs("Content-Location", "X-Thread-Id"),
     }
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from app.api import stream_events
+from app.api import protocol_stream, stream_events
 from app.api.codes import CODES, OPENAI_CODES, RUN_CODES
 from app.api.examples import Examples
 from app.api.headers import header_components, header_refs
@@ -29,6 +29,7 @@ _REQUEST_ID = {
     "schema": {"type": "string"},
 }
 _SPELLING = {"last-event-id": "Last-Event-ID", "x-request-id": "x-request-id"}
+_API_KEY: dict[str, list[str]] = {"APIKeyHeader": []}
 _RETRIED = frozenset({409, 429, 503})
 _NOT_OURS = ("HTTPValidationError", "ValidationError")
 _ABOUT = """\
@@ -52,6 +53,9 @@ A `text/event-stream` of a run is a sequence of events, `event: <name>`, `data: 
 heartbeats. The schema `StreamEvent` has one form per name. With `stream_subgraphs`, events of a subgraph have the path to it behind a bar:
 `updates|look_up:5f1c` is an `updates` event of the subgraph `look_up`. Ids increase; `Last-Event-ID` on the route in `Location` goes on
 after one, with the same bytes as the unbroken stream. A stream that ends without `end` or `error` was cut: come back.
+
+The stream of a thread, `ThreadStreamEvent`, has the events of all its runs and ends with the thread or its reader. Protocol v2 has events
+of its own, `ProtocolEvent`, in a stream that does the same.
 """
 
 
@@ -77,7 +81,7 @@ def _finished(document: dict[str, Any], models: Collection[type[BaseModel]]) -> 
         model_schema = model.model_json_schema(ref_template=stream_events.REFERENCE)
         schemas.update(model_schema.pop("$defs", {}))
         schemas[model.__name__] = model_schema
-    for name, schema in stream_events.schemas().items():
+    for name, schema in {**stream_events.schemas(), **protocol_stream.schemas()}.items():
         schemas.setdefault(name, schema)
     components["headers"] = header_components()
     components["parameters"] = {"RequestId": _REQUEST_ID}
@@ -118,9 +122,11 @@ def _finish_operation(operation: dict[str, Any], shared: dict[str, Any], example
     wanted = (("401", "security"), ("413", "requestBody"), ("400" if is_openai else "422", "requestBody"))
     for status in [status for status, reason in wanted if reason in operation]:
         responses.setdefault(status, {})
+    if _API_KEY in operation.get("security", ()):  # wherever an API key is good, a browser token may not be
+        responses.setdefault("403", {})
     is_limited = "429" in responses
     for status, response in responses.items():
-        if int(status) >= 400:
+        if int(status) >= 400 and not _has_own_form(response):
             responses[status] = _shared_error(int(status), shared, is_openai=is_openai)
             continue
         page = ["X-Pagination-Next"] if _is_page(operation, response, examples) else []
@@ -133,6 +139,12 @@ def _finish_operation(operation: dict[str, Any], shared: dict[str, Any], example
             else:
                 _add_example(content, examples, is_request=False)
     operation["responses"] = dict(sorted(responses.items()))
+
+
+def _has_own_form(response: Mapping[str, Any]) -> bool:
+    """Whether a refusal is declared in a form that is neither ours nor OpenAI's nor the framework's: a protocol may have one."""
+    names = {content.get("schema", {}).get("$ref", "").rpartition("/")[2] for content in response.get("content", {}).values()}
+    return not names <= {"", Problem.__name__, OpenAIError.__name__, *_NOT_OURS}
 
 
 def _is_page(operation: Mapping[str, Any], response: Mapping[str, Any], examples: Examples) -> bool:
@@ -199,13 +211,17 @@ def _tidy(node: Any) -> None:
     elif isinstance(node, dict):
         if isinstance(node.get("title"), str):
             del node["title"]
-        if "default" in node and node["default"] is None and {"type": "null"} not in node.get("anyOf", ({"type": "null"},)):
+        if "default" in node and node["default"] is None and not any(map(_takes_null, node.get("anyOf", [node]))):
             del node["default"]
         for key, value in node.items():
             if key == "properties":
                 _tidy([*value.values()])
             elif key not in ("example", "examples"):
                 _tidy(value)
+
+
+def _takes_null(schema: Mapping[str, Any]) -> bool:
+    return schema.get("type", "null") == "null" and "$ref" not in schema
 
 
 def _table() -> str:

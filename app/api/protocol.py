@@ -14,13 +14,26 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.json_schema import SkipJsonSchema
 
 from app.api.deps import ServicesDep, TenantDep
 from app.api.new_run import NewRun, NewRunDep
 from app.api.problems import problem, problem_responses
+from app.api.protocol_stream import content
 from app.api.schemas import GoTo, Metadata, RunCreate
 from app.api.sse import event_stream, unbroken
-from app.errors import AppError, ConflictingRequest, InvalidInput, NotFound, NotReady, Overloaded, ThreadBusy, TooManyRequests
+from app.api.stream_events import MEDIA_TYPE
+from app.errors import (
+    AppError,
+    ConflictingRequest,
+    InvalidInput,
+    NotChangeable,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ThreadBusy,
+    TooManyRequests,
+)
 from app.runs.acceptance import StartedRun
 from app.runs.protocol_events import CHANNELS, MODES, ProtocolEvent, Subscription, last_seq
 from app.storage.redis.threads import ThreadRecord
@@ -77,9 +90,12 @@ class ThreadCommand(BaseModel):
     """A command to a thread."""
 
     id: int = Field(ge=0, description="The caller's number for it; the answer has it too.")
-    method: str = Field(description="What is to be done.", examples=["run.start"])
+    method: str = Field(
+        description="What is to be done: `run.start`, `input.respond`, `agent.getTree`, `state.get`, …", examples=["run.start"]
+    )
     params: dict[str, JsonValue] = Field(
         default_factory=dict,
+        description="What the method needs; what it cannot do with them is an answer with a code.",
         examples=[{"assistant_id": "supervisor", "input": {"messages": [{"role": "user", "content": "How do I change my PIN?"}]}}],
     )
 
@@ -93,12 +109,10 @@ class CommandMeta(BaseModel):
 class CommandDone(BaseModel):
     """The command was carried out."""
 
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
-
-    type: Literal["success"] = "success"
+    type: Literal["success"]
     id: int
     result: dict[str, Any]
-    meta: CommandMeta | None = None
+    meta: CommandMeta | SkipJsonSchema[None] = Field(None, description="Of a command that starts a run.")
 
 
 class CommandRefused(BaseModel):
@@ -123,7 +137,12 @@ def _known(channel: str) -> str:
 class EventsWanted(BaseModel):
     """Which events of a thread are wanted."""
 
-    channels: list[Annotated[str, AfterValidator(_known)]] = Field(min_length=1, max_length=100, examples=[["lifecycle", "messages"]])
+    channels: list[Annotated[str, AfterValidator(_known)]] = Field(
+        min_length=1,
+        max_length=100,
+        description="Of these channels: " + ", ".join(f"`{channel}`" for channel in sorted(CHANNELS)) + ", `custom:<name>`.",
+        examples=[["lifecycle", "messages"]],
+    )
     namespaces: list[list[str]] | None = Field(None, max_length=100, description="Only these graphs: beginnings of namespaces.")
     depth: int | None = Field(None, ge=0, description="Most levels below such a beginning; 0: exactly there.")
     since: int = Field(0, ge=0, description="Only events with a greater `seq`.")
@@ -198,7 +217,7 @@ async def send_thread_command(thread_id: UUID, command: ThreadCommand, new: NewR
             raise
         is_bad = isinstance(exc, InvalidInput | ConflictingRequest | ThreadBusy | NotFound)
         return _refused(command.id, _CODES.get(exc.code, "invalid_argument" if is_bad else "unknown_error"), exc.detail)
-    done = CommandDone(id=command.id, result=result, meta=meta)
+    done = CommandDone(type="success", id=command.id, result=result, meta=meta)
     return JSONResponse(done.model_dump(mode="json", exclude_none=True))
 
 
@@ -207,7 +226,7 @@ async def send_thread_command(thread_id: UUID, command: ThreadCommand, new: NewR
     name="stream_thread_events",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "The thread's events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"description": "The thread's events.", "content": {MEDIA_TYPE: content()}},
         **problem_responses(400, 413, 422),
     },
 )
@@ -257,7 +276,7 @@ class _Commands:
             raise InvalidInput("input.respond needs an interrupt_id, or responses")
         for interrupt_id in answers:
             if not _INTERRUPT_ID.fullmatch(interrupt_id):
-                raise NotFound(f"not asked: interrupt {interrupt_id}", "no_such_interrupt")
+                raise NotChangeable(f"not asked: interrupt {interrupt_id}", "no_such_interrupt")
         thread = await self._thread()
         command: dict[str, Any] = {"resume": answers}
         if asked.update is not None:

@@ -19,6 +19,7 @@ from app.storage.redis.runs import RunStatus
 
 MEDIA_TYPE = "text/event-stream"
 REFERENCE = "#/components/schemas/{model}"
+EVENT_ID = {"type": "string", "pattern": "^[0-9]+$"}
 _RUN_ID = "1f0c9a44-6c0e-4b0a-9d52-0a3d2b6f3a11"
 
 
@@ -83,6 +84,20 @@ class Attempt(_Open):
 
     run_id: UUID
     attempt: int = Field(description="From 1; after a higher one, drop what the next `values` lacks.")
+
+
+class RunDone(BaseModel):
+    """One of the thread's runs has ended; the stream goes on."""
+
+    status: Literal["run_done"]
+    run_id: UUID
+
+
+class StateWritten(BaseModel):
+    """A state that was written by hand."""
+
+    thread_id: UUID
+    state: dict[str, Any] = Field(description="As `GET /threads/{thread_id}/state` has it.")
 
 
 class RunEnd(BaseModel):
@@ -150,6 +165,13 @@ _EVENTS: Mapping[str, tuple[Any, str]] = MappingProxyType(
     }
 )
 """Event name → type of its data, and when it comes."""
+_OF_THREADS: Mapping[str, tuple[Any, str]] = MappingProxyType(
+    {
+        "metadata": (Attempt | RunDone, "First of each run, and in place of its `end`: the run is done. A failed run says `error` before."),
+        "state_update": (StateWritten, "A state was written by hand (mode `state_update`)."),
+    }
+)
+"""The same of a thread's stream, where it is not that of its runs."""
 
 
 def event_class(name: str) -> str:
@@ -157,14 +179,24 @@ def event_class(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("/")) + "StreamEvent"
 
 
+def _classes_of_threads() -> dict[str, str]:
+    """Event name → schema, of a thread's stream."""
+    own = {name: "Thread" + "".join(part.capitalize() for part in name.split("_")) + "StreamEvent" for name in _OF_THREADS}
+    return {**{name: event_class(name) for name in _EVENTS if name != "end"}, **own}
+
+
 def schemas() -> dict[str, Any]:
-    """The component schemas of all events, `StreamEvent` and `StreamEventData` (one of either) among them."""
+    """The component schemas of all events, and one of those that the stream of a run, or of a thread, may have."""
+    classes = {name: event_class(name) for name in _EVENTS}
+    of_threads = _classes_of_threads()
+    table = [(classes[name], name, *said) for name, said in _EVENTS.items()]
+    table += [(of_threads[name], name, *said) for name, said in _OF_THREADS.items()]
     adapters: list[tuple[str, Literal["serialization"], TypeAdapter[Any]]]
-    adapters = [(name, "serialization", TypeAdapter(kind)) for name, (kind, _) in _EVENTS.items()]
+    adapters = [(kind, "serialization", TypeAdapter(data_type)) for kind, _, data_type, _ in table]
     data, components = TypeAdapter.json_schemas(adapters, ref_template=REFERENCE)
     found: dict[str, Any] = dict(components.get("$defs", {}))
-    for name, (_, when) in _EVENTS.items():
-        found[event_class(name)] = {
+    for kind, name, _, when in table:
+        found[kind] = {
             "type": "object",
             "description": when,
             "required": ["event", "namespace", "data"],
@@ -176,15 +208,24 @@ def schemas() -> dict[str, Any]:
                     "description": "The parts of the name behind `|`: the path to the subgraph, each `node:task`; empty: the graph itself.",
                 },
                 "id": {"type": "string", "description": "Its number in the run's log: send it as `Last-Event-ID` to go on after it."},
-                "data": _described(data[name, "serialization"]),
+                "data": {"description": "What it says.", **data[kind, "serialization"]},
             },
         }
-    found["StreamEvent"] = {
-        "description": "An event of a run's stream. The first is `metadata`, and the last one `end` or `error`.",
-        "oneOf": [{"$ref": REFERENCE.format(model=event_class(name))} for name in _EVENTS],
-        "discriminator": {"propertyName": "event", "mapping": {name: REFERENCE.format(model=event_class(name)) for name in _EVENTS}},
-    }
+    found["StreamEvent"] = one_of(
+        "event", classes, "An event of a run's stream. The first is `metadata`, and the last one `end` or `error`."
+    )
+    found["ThreadStreamEvent"] = one_of("event", of_threads, "An event of a thread's stream, which has those of all its runs.")
     return found
+
+
+def one_of(key: str, classes: Mapping[str, str], description: str) -> dict[str, Any]:
+    """The schema of what is told apart by its field `key`; `classes` is value → schema."""
+    mapping = {name: REFERENCE.format(model=kind) for name, kind in classes.items()}
+    return {
+        "description": description,
+        "oneOf": [{"$ref": reference} for reference in mapping.values()],
+        "discriminator": {"propertyName": key, "mapping": mapping},
+    }
 
 
 def frame(data: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
@@ -198,19 +239,28 @@ def content() -> dict[str, Any]:
 
     `itemSchema` is OpenAPI 3.2's word for one event. Generators that do not know it take `schema` for the type of what a stream yields.
     """
-    every = {"anyOf": [{"$ref": f"{REFERENCE.format(model=event_class(name))}/properties/data"} for name in _EVENTS]}
-    name = {"type": "string", "pattern": rf"^({'|'.join(_EVENTS)})(\|.+)?$"}
     example = (
         f'event: metadata\ndata: {{"run_id":"{_RUN_ID}","attempt":1}}\nid: 1\n\n'
         'event: custom|look_up:5f1c\ndata: {"looked_up":"fees"}\nid: 2\n\n'
         f'event: end\ndata: {{"run_id":"{_RUN_ID}","status":"success"}}\nid: 3\n\n'
     )
+    return _content("StreamEvent", {name: event_class(name) for name in _EVENTS}, "The frames of a short run", example)
+
+
+def thread_content() -> dict[str, Any]:
+    """The same of a `text/event-stream` with the events of all runs of a thread."""
+    example = (
+        f'event: metadata\ndata: {{"run_id":"{_RUN_ID}","attempt":1}}\nid: 1\n\n'
+        f'event: metadata\ndata: {{"status":"run_done","run_id":"{_RUN_ID}"}}\nid: 3\n\n'
+    )
+    return _content("ThreadStreamEvent", _classes_of_threads(), "A run begins and ends", example)
+
+
+def _content(schema: str, classes: Mapping[str, str], summary: str, example: str) -> dict[str, Any]:
+    every = {"anyOf": [{"$ref": f"{REFERENCE.format(model=kind)}/properties/data"} for kind in classes.values()]}
+    name = {"type": "string", "pattern": rf"^({'|'.join(classes)})(\|.+)?$"}
     return {
-        "schema": {"$ref": REFERENCE.format(model="StreamEvent")},
-        "itemSchema": frame(every, event=name, id={"type": "string", "pattern": "^[0-9]+$"}),
-        "examples": {"run": {"summary": "The frames of a short run", "value": example}},
+        "schema": {"$ref": REFERENCE.format(model=schema)},
+        "itemSchema": frame(every, event=name, id=EVENT_ID),
+        "examples": {"run": {"summary": summary, "value": example}},
     }
-
-
-def _described(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"description": "What it says.", **schema}

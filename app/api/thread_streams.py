@@ -11,9 +11,11 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from app.api.deps import ServicesDep, TenantDep
+from app.api.headers import header_refs
 from app.api.problems import problem_responses
 from app.api.runs import join_run_stream, last_seen, stream_modes
 from app.api.sse import event_stream, frame, unbroken
+from app.api.stream_events import MEDIA_TYPE, thread_content
 from app.errors import InvalidInput
 from app.runs.model import HIDDEN, TERMINAL_EVENTS
 from app.storage.redis.runs import Event, ThreadEvent
@@ -22,8 +24,9 @@ MODES = frozenset({"run_modes", "lifecycle", "state_update"})
 STATE_UPDATE = "state_update"
 _LIFECYCLE = frozenset({"metadata", "error"})
 _STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {"description": "The events.", "content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "headers": header_refs("Location")}
 }
+_THREAD_STREAM: dict[int | str, dict[str, Any]] = {200: {**_STREAM[200], "content": {MEDIA_TYPE: thread_content()}}}
 _MODE = "`run_modes` (default): what the runs stream; `lifecycle`: their begin and end; `state_update`: states written by hand."
 LastEventId = Annotated[str | None, Header(description="Only events after this one; -1: all that are kept. Without it: only new ones.")]
 
@@ -34,7 +37,7 @@ router = APIRouter(tags=["runs"], responses=problem_responses(401, 503))
     "/threads/{thread_id}/stream",
     name="join_thread_stream",
     response_class=StreamingResponse,
-    responses={**_STREAM, **problem_responses(404, 422)},
+    responses={**_THREAD_STREAM, **problem_responses(404, 422)},
 )
 async def join_thread_stream(
     thread_id: UUID,

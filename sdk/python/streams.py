@@ -1,24 +1,26 @@
-"""Follows a run: the events of a stream as objects of the generated models, taken up again where the connection was cut.
+"""Follows a run or a thread: the events of a stream as objects of the generated models, taken up again where the connection was cut.
 
 A run is created once however often its request has to be sent: one that creates a run carries an `Idempotency-Key`, the caller's or a
-new one. After the answer has begun, only its `Location` is asked, with the id of the last event that was read.
+new one. After the answer has begun, only its `Location` is asked, with the id of the last event that was read; the stream of protocol v2
+has none, and goes on after the `since` of its request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 import httpx
 
 from .client import AuthenticatedClient, Client
-from .events import EVENTS, StreamEvent
 from .models import Problem
 
+Event = TypeVar("Event")
 TERMINAL = frozenset({"end", "error"})
 TRIES = 5
 """How often in a row a stream may fail to bring a new event before it is given up."""
@@ -46,15 +48,16 @@ class StreamLost(Exception):
     """The stream was cut and could not be taken up again; the run goes on without a reader."""
 
 
-class _Reading:
+class _Reading(Generic[Event]):
     """What is known of one stream, whatever kind of client reads it."""
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: dict[str, Any], kinds: Mapping[str, type[Event]]) -> None:
+        self._kinds: Mapping[str, Any] = kinds
         self._first = {**request, "headers": {**request.get("headers", {}), "Accept": "text/event-stream"}}
         if request["method"] == "post" and not any(name.lower() == "idempotency-key" for name in self._first["headers"]):
             self._first["headers"]["Idempotency-Key"] = str(uuid4())
         self._location: str | None = None
-        self._is_of_a_run = False
+        self._has_begun = self._is_of_a_run = self._is_protocol = False
         self._last_id = self._first["headers"].get("Last-Event-ID", "-1")
         self._failures = 0
         self._delay = DELAY
@@ -73,18 +76,25 @@ class _Reading:
     def opened(self, response: httpx.Response) -> None:
         """An answer without its body, if it is a stream."""
         location = response.headers.get("Location")
+        self._has_begun = True
         if location is not None:
             self._location = str(response.url.join(location))
-            self._is_of_a_run = True
+            self._is_of_a_run = re.search("/runs/[^/]+/stream$", location) is not None
         elif response.request.method == "GET" and self._location is None:
-            self._location = str(response.url)  # a stream of more than one run: it ends with its reader
+            self._location = str(response.url)
+        elif self._location is None:
+            self._is_protocol = True
         self._rest, self._fields = b"", {}
 
     def may_come_back(self, response: httpx.Response) -> bool:
         """Whether a refusal is worth another try: not the first request's, and not one that will stay."""
-        return self._location is not None and (response.status_code == 429 or response.status_code >= 500)
+        return self._has_begun and (response.status_code == 429 or response.status_code >= 500)
 
-    def events(self, chunk: bytes) -> Iterator[StreamEvent]:
+    def closed(self) -> None:
+        """The answer has ended properly: that is the last word, but for a run, whose last event is."""
+        self.has_ended = self.has_ended or not self._is_of_a_run
+
+    def events(self, chunk: bytes) -> Iterator[Event]:
         """The events that end in the next piece of the answer. Lines end with a line feed only: JSON may hold other separators."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
@@ -92,7 +102,7 @@ class _Reading:
             if event is not None:
                 yield event
 
-    def _event(self, line: str) -> StreamEvent | None:
+    def _event(self, line: str) -> Event | None:
         """The event that ends with this line, if one does; names that these models do not know are passed over."""
         if line:
             name, _, value = line.partition(":")
@@ -107,9 +117,14 @@ class _Reading:
         self._failures = 0
         self._last_id = fields.get("id", self._last_id)
         self.has_ended = self._is_of_a_run and name in TERMINAL
-        if name not in EVENTS:
+        data = json.loads(fields["data"])
+        if self._is_protocol:
+            self._first = {**self._first, "json": {**self._first["json"], "since": int(self._last_id)}}
+        if name not in self._kinds:
             return None
-        return EVENTS[name].from_dict({"event": name, "namespace": namespace, "id": self._last_id, "data": json.loads(fields["data"])})
+        said = data if self._is_protocol else {"event": name, "namespace": namespace, "id": self._last_id, "data": data}
+        found: Event = self._kinds[name].from_dict(said)
+        return found
 
     def wait(self, cause: Exception | None) -> float:
         """How long to wait before the next request, seconds."""
@@ -119,9 +134,9 @@ class _Reading:
         return min(self._delay * 2.0 ** (self._failures - 1), LONGEST_DELAY)
 
 
-def follow(client: AuthenticatedClient | Client, request: dict[str, Any]) -> Iterator[StreamEvent]:
-    """The events of the stream that `request` asks for."""
-    reading = _Reading(request)
+def follow(client: AuthenticatedClient | Client, request: dict[str, Any], kinds: Mapping[str, type[Event]]) -> Iterator[Event]:
+    """The events of the stream that `request` asks for; `kinds` are their models by name."""
+    reading = _Reading(request, kinds)
     while not reading.has_ended:
         cause: Exception | None = None
         try:
@@ -132,17 +147,19 @@ def follow(client: AuthenticatedClient | Client, request: dict[str, Any]) -> Ite
                         yield from reading.events(chunk)
                         if reading.has_ended:
                             return
+                    reading.closed()
                 elif not reading.may_come_back(response):
                     response.read()
                     raise Refused(response.status_code, _problem(response))
         except httpx.TransportError as exc:
             cause = exc
-        time.sleep(reading.wait(cause))
+        if not reading.has_ended:
+            time.sleep(reading.wait(cause))
 
 
-async def afollow(client: AuthenticatedClient | Client, request: dict[str, Any]) -> AsyncIterator[StreamEvent]:
+async def afollow(client: AuthenticatedClient | Client, request: dict[str, Any], kinds: Mapping[str, type[Event]]) -> AsyncIterator[Event]:
     """The same as `follow`, for asyncio."""
-    reading = _Reading(request)
+    reading = _Reading(request, kinds)
     while not reading.has_ended:
         cause: Exception | None = None
         try:
@@ -154,12 +171,14 @@ async def afollow(client: AuthenticatedClient | Client, request: dict[str, Any])
                             yield event
                         if reading.has_ended:
                             return
+                    reading.closed()
                 elif not reading.may_come_back(response):
                     await response.aread()
                     raise Refused(response.status_code, _problem(response))
         except httpx.TransportError as exc:
             cause = exc
-        await asyncio.sleep(reading.wait(cause))
+        if not reading.has_ended:
+            await asyncio.sleep(reading.wait(cause))
 
 
 def _problem(response: httpx.Response) -> Problem | None:

@@ -1,9 +1,10 @@
 /**
- * Follows a run: the events of a stream as the generated types have them, taken up again where the connection was cut.
+ * Follows a run or a thread: the events of a stream as the generated types have them, taken up again where the connection was cut.
  *
  * It takes the place of the generator's own file, which sends a POST again after any error and yields data without their names. Here a run
  * is created once however often its request has to be sent: a POST carries an `Idempotency-Key`, the caller's or a new one. After the
- * answer has begun, only its `Location` is asked, with the id of the last event that was read.
+ * answer has begun, only its `Location` is asked, with the id of the last event that was read; the stream of protocol v2 has none, and goes
+ * on after the `since` of its request.
  */
 import type { Config } from './types.gen.js';
 
@@ -77,6 +78,9 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
   let lastId = first.get('Last-Event-ID') ?? '-1';
   let comeBack: string | undefined;
   let isOfARun = false;
+  let isProtocol = false;
+  let body = serializedBody;
+  let hasBegun = false;
   let delay = sseDefaultRetryDelay;
   let failures = 0;
 
@@ -87,7 +91,7 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
     init.signal?.addEventListener('abort', leave);
     if (init.signal?.aborted) return;
     try {
-      const next: RequestInit = { ...init, body: serializedBody, headers: first, signal: connection.signal };
+      const next: RequestInit = { ...init, body, headers: first, signal: connection.signal };
       if (comeBack !== undefined) {
         const headers = new Headers(first);
         headers.delete('Content-Type');
@@ -98,12 +102,15 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
       const where = comeBack ?? url;
       const response = await (own ?? globalThis.fetch)(onRequest ? await onRequest(where, next) : new Request(where, next));
       if (!response.ok) throw await refusal(response);
+      hasBegun = true;
       const location = response.headers.get('Location');
       if (location !== null) {
         comeBack = new URL(location, response.url).href;
-        isOfARun = true;
+        isOfARun = /\/runs\/[^/]+\/stream$/.test(location);
       } else if (init.method === 'GET') {
-        comeBack ??= url; // a stream of more than one run: it ends with its reader
+        comeBack ??= url;
+      } else if (comeBack === undefined) {
+        isProtocol = true;
       }
       for await (const frame of frames(response, connection)) {
         if (frame.retry !== undefined) delay = Number(frame.retry) || delay;
@@ -114,7 +121,10 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
         await responseValidator?.(data);
         if (responseTransformer) data = await responseTransformer(data);
         onSseEvent?.({ event: frame.event, id: frame.id, retry: delay, data });
-        if (frame.event === undefined) {
+        if (isProtocol && frame.id !== undefined && typeof serializedBody === 'string') {
+          body = JSON.stringify({ ...JSON.parse(serializedBody), since: Number(frame.id) });
+        }
+        if (frame.event === undefined || isProtocol) {
           yield data;
           continue;
         }
@@ -122,10 +132,10 @@ async function* follow(options: ServerSentEventsOptions<any>): AsyncGenerator<un
         yield { event, namespace, id: frame.id, data };
         if (isOfARun && TERMINAL.has(event!)) return;
       }
-      if (comeBack === undefined) return; // a stream that nobody can come back to ends where it ends
+      if (!isOfARun) return; // a proper end is the last word, but for a run, whose last event is
     } catch (error) {
       if (init.signal?.aborted) return;
-      const isFinal = error instanceof Refused && (comeBack === undefined || (error.status < 500 && error.status !== 429));
+      const isFinal = error instanceof Refused && (!hasBegun || (error.status < 500 && error.status !== 429));
       if (isFinal || error instanceof SyntaxError) throw error;
       cause = error;
       onSseError?.(error);

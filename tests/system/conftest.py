@@ -12,6 +12,13 @@ StartService = Callable[..., Service]
 StartProvider = Callable[[Behaviour], Provider]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """The tests of the document's operations are told apart by id: of those with the same one, pytest-xdist runs one only."""
+    label: str | None = getattr(item, "operation_label", None)
+    if label is not None:
+        item._id = item._id.with_params(label)  # schemathesis and this pytest give all of them the id of the function
+
+
 @pytest.fixture(scope="module")
 def offline_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """What `make run` serves: embedded Redis, offline model, no keys."""

@@ -8,8 +8,11 @@ import {
   getRun,
   getThread,
   joinRunStream,
+  joinThreadStream,
   Refused,
+  sendThreadCommand,
   type StreamEvent,
+  streamThreadEvents,
   streamRun,
   waitForRun,
 } from 'capataz-client';
@@ -74,6 +77,41 @@ async function all(stream: AsyncIterable<StreamEvent>): Promise<StreamEvent[]> {
   const rejoin = { client, path: { ...path, run_id: first.data.run_id }, headers: { 'Last-Event-ID': '-1' } };
   seen.cut = cut;
   seen.whole = await all((await joinRunStream(rejoin)).stream);
+}
+
+{
+  const path = await newThread();
+  for (const text of ['boom', 'hello']) {
+    await all((await streamRun({ client, path, body: { assistant_id: 'brisk', input: says(text), stream_mode: ['updates'] } })).stream);
+  }
+  const { stream } = await joinThreadStream({ client, path, headers: { 'Last-Event-ID': '-1' } });
+  const names: string[] = [];
+  let done = 0;
+  for await (const event of stream) {
+    if (event.event !== 'updates') names.push(event.event);
+    if (event.event === 'metadata' && 'status' in event.data) done += 1;
+    if (done === 2) break;
+  }
+  seen.thread = names;
+}
+
+{
+  const path = await newThread();
+  const params = { assistant_id: 'brisk', input: says('slow please') };
+  const { data: answer } = await sendThreadCommand({ client, path, body: { id: 1, method: 'run.start', params } });
+  seen.command = answer?.type;
+  const { stream } = await streamThreadEvents({ client: cutClient, path, body: { channels: ['lifecycle', 'custom'] }, sseDefaultRetryDelay: 10 });
+  const steps: unknown[] = [];
+  for await (const event of stream) {
+    if (event.method === 'custom') {
+      const payload = event.params.data.payload as { step?: number };
+      if (payload.step !== undefined) steps.push(payload.step);
+    }
+    if (event.method === 'lifecycle' && event.params.namespace.length === 0 && event.params.data.event !== 'running') {
+      seen.protocol = { steps, last: event.params.data.event };
+      break;
+    }
+  }
 }
 
 {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,16 +94,14 @@ def test_a_browser_may_call_nothing_else(service: Service, browser: Browser) -> 
     ana = browser(subject="ana")
     operations = [
         (method, path, operation)
-        for path, methods in httpx.get(f"{service.url}/openapi.json").json()["paths"].items()
+        for path, methods in httpx.get(f"{service.url}/openapi.json", timeout=30).json()["paths"].items()
         for method, operation in methods.items()
     ]
     closed = [one for one in operations if one[2]["operationId"] not in ROUTES and "401" in one[2]["responses"]]
 
     assert {operation["operationId"] for *_, operation in operations} >= ROUTES
     for method, path, operation in closed:
-        filled = path
-        for parameter in operation.get("parameters", ()):
-            filled = filled.replace(f"{{{parameter['name']}}}", some_id())
+        filled = re.sub(r"{\w+}", lambda _: some_id(), path)
         answer = ana.request(method.upper(), filled, json={})
         assert answer.status_code == 403, (method, path, answer.text)
         assert "403" in operation["responses"], (method, path)
@@ -157,6 +156,36 @@ def test_a_browser_cannot_say_who_it_is(browser: Browser, backend: httpx.Client)
         ana.post(f"/threads/{thread_id}/runs/wait", json=body).raise_for_status()
 
         assert backend.get(f"/threads/{thread_id}/state").json()["values"]["customer"] == customer
+
+
+def test_a_tokens_language_wins(browser: Browser, backend: httpx.Client) -> None:
+    """The page's is believed only where the backend names none."""
+    ana = browser(customer={"id": "C-1001", "locale": "pt-BR"})
+    thread_id = new_thread(ana)
+
+    ana.post(f"/threads/{thread_id}/runs/wait", json=says("hola", locale="es")).raise_for_status()
+
+    assert backend.get(f"/threads/{thread_id}/state").json()["values"]["customer"]["locale"] == "pt-BR"
+
+
+def test_a_token_is_good_as_long_as_was_asked(backend: httpx.Client, service: Service) -> None:
+    """The page is told how long, and so is the backend; that it ends then is a unit test's."""
+    token = backend.post("/browser-tokens", json={"ttl_seconds": 75}).raise_for_status().json()
+    session = httpx.get(f"{service.url}/chat/session", headers={"x-api-key": token["token"]}).raise_for_status().json()
+
+    assert token["expires_in"] == 75
+    assert 15 < session["expires_in"] <= 75
+
+
+def test_a_token_is_for_its_assistant(browser: Browser, backend: httpx.Client) -> None:
+    """The page learns which, and can run no other."""
+    assistant_id = backend.post("/assistants", json={"graph_id": GRAPH}).raise_for_status().json()["assistant_id"]
+    ana = browser(subject="ana", assistant_id=assistant_id)
+    path = f"/threads/{new_thread(ana)}/runs"
+
+    assert ana.get("/chat/session").json()["assistant_id"] == assistant_id
+    assert refusal(ana.post(path, json=says(QUESTION))) == (403, "assistant_not_for_browsers")
+    assert ana.post(path, json={**says(QUESTION), "assistant_id": assistant_id}).status_code == 200
 
 
 @pytest.mark.parametrize(

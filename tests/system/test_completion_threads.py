@@ -124,6 +124,7 @@ def test_the_same_request_again_is_the_same_completion(acme: httpx.Client) -> No
 @pytest.mark.parametrize(
     ("header", "metadata", "param"),
     [("mine", None, "X-Thread-Id"), (None, "mine", "metadata.thread_id"), (some_id(), some_id(), "metadata.thread_id")],
+    ids=["header", "metadata", "both"],
 )
 def test_a_thread_that_cannot_be_named_is_refused(acme: httpx.Client, header: str | None, metadata: str | None, param: str) -> None:
     """In OpenAI's form, with the field that is to blame."""

@@ -182,6 +182,51 @@ def test_python_answers_an_interrupt(python: Python, client: Any, thread_id: UUI
     assert answered["messages"][-1]["content"] == "order 7: yes"
 
 
+def test_python_follows_a_thread(python: Python, service: Member, thread_id: UUID) -> None:
+    """All its runs, one of which fails, over a cut, until the thread is deleted."""
+    with python.package.AuthenticatedClient(base_url=service.url, token=KEY) as client:
+        for text in ("boom", "hello"):
+            body = python.body(input={"messages": [{"role": "user", "content": text}]}, stream_mode=["custom"])
+            list(python.call("runs", "stream_run").stream(thread_id, client=client, body=body))
+        with CutProxy(service.url, cuts=[3]) as proxy, python.package.AuthenticatedClient(base_url=proxy.url, token=KEY) as cut:
+            events = []
+            for event in python.call("runs", "join_thread_stream").stream(thread_id, client=cut, last_event_id="-1"):
+                events.append(event)
+                if len([done for done in events if done.to_dict()["data"].get("status") == "run_done"]) == 2:
+                    python.call("threads", "delete_thread").sync_detailed(thread_id, client=client)
+            sent = [line.split()[0] for line, _ in proxy.requests]
+
+    assert sent == ["GET", "GET"]
+    assert [event.event for event in events if event.event != "custom"] == ["metadata", "error", "metadata", "metadata", "metadata"]
+    ids = [int(event.id) for event in events]
+    assert ids == sorted({*ids})
+    assert isinstance(events[0].data, python.models.Attempt)
+    assert isinstance(events[-1].data, python.models.RunDone)
+
+
+def test_python_speaks_protocol_v2(python: Python, service: Member, thread_id: UUID) -> None:
+    """A command has an answer, and the stream of events goes on after a cut where it was."""
+    models = python.models
+    params = {"assistant_id": "brisk", "input": SLOW}
+    command = models.ThreadCommand.from_dict({"id": 1, "method": "run.start", "params": params})
+    wanted = models.EventsWanted(channels=["lifecycle", "custom"])
+    with CutProxy(service.url, cuts=[3]) as proxy, python.package.AuthenticatedClient(base_url=proxy.url, token=KEY) as client:
+        done = python.call("protocol", "send_thread_command").sync(thread_id, client=client, body=command)
+        events = []
+        for event in python.call("protocol", "stream_thread_events").stream(thread_id, client=client, body=wanted):
+            events.append(event)
+            if event.method == "lifecycle" and not event.params.namespace and event.params.data.event != "running":
+                break
+        sent = [line.split()[1].rpartition("/")[2] for line, _ in proxy.requests]
+
+    assert isinstance(done, models.CommandDone)
+    assert sent == ["commands", "events", "events"]
+    assert {type(event) for event in events} == {models.ProtocolLifecycle, models.ProtocolCustom}
+    steps = [event.params.data.payload for event in events if isinstance(event, models.ProtocolCustom)]
+    assert [step["step"] for step in steps if "step" in step] == list(range(1, 25))
+    assert len({event.seq for event in events}) == len(events)
+
+
 def test_the_python_example_does_what_the_page_says(python: Python, service: Member) -> None:
     """Word for word, but for address and key."""
     code = EXAMPLES["python"].replace("http://localhost:8000", service.url).replace("your-api-key", KEY)
@@ -225,7 +270,7 @@ def typescript(service: Member, tmp_path_factory: pytest.TempPathFactory) -> dic
     options["compilerOptions"]["types"] = ["node"]
     (project / "tsconfig.json").write_text(json.dumps(options))
     build.type_check(project)
-    with CutProxy(service.url, cuts=[3, 5]) as proxy:
+    with CutProxy(service.url, cuts=[3, 5, 10_000, 3]) as proxy:
         environment = {"PATH": os.environ["PATH"], "BASE_URL": service.url, "CUT_URL": proxy.url, "API_KEY": KEY}
         said = run_node(project, "dist/sdk_conversation.js", environment)
     return {**json.loads(said), "requests": proxy.requests, "page": run_node(project, "dist/page.js", environment)}
@@ -269,9 +314,18 @@ def test_typescript_goes_on_after_a_cut(typescript: dict[str, Any]) -> None:
     assert typescript["cut"] == typescript["whole"]
     assert [event["data"]["step"] for event in typescript["cut"] if "step" in event["data"]] == list(range(1, 25))
     sent = [line.split()[0] for line, _ in typescript["requests"]]
-    assert sent == ["POST", "GET", "GET"]
+    assert sent[:3] == ["POST", "GET", "GET"]
     assert UUID(typescript["requests"][0][1]["idempotency-key"])
-    assert [fields["last-event-id"] for _, fields in typescript["requests"][1:]] == [typescript["cut"][i]["id"] for i in (2, 7)]
+    assert [fields["last-event-id"] for _, fields in typescript["requests"][1:3]] == [typescript["cut"][i]["id"] for i in (2, 7)]
+
+
+@needs_node
+@needs_npm
+def test_typescript_follows_a_thread_and_protocol_v2(typescript: dict[str, Any]) -> None:
+    """Typed, past a run that fails; what cut protocol v2 loses and doubles nothing."""
+    assert typescript["thread"] == ["metadata", "error", "metadata", "metadata", "metadata"]
+    assert typescript["command"] == "success"
+    assert typescript["protocol"] == {"steps": list(range(1, 25)), "last": "completed"}
 
 
 @needs_node

@@ -25,18 +25,29 @@ from schemathesis.specs.openapi import checks as openapi_checks
 
 from sdk.document import DOCUMENT
 from tests.support.fleet import Fleet
+from tests.support.protocol import GRAPH, brisk, new_thread, says
 
 IS_FULL = os.environ.get("CHAOS") == "full"
 SEED = int(os.environ.get("OPENAPI_SEED", random.SystemRandom().randrange(2**32) if IS_FULL else 20261127))
 KEY, ADMIN = "key-of-acme", "token-of-the-operators"
+SETTINGS = {"API_KEYS": f"{KEY}:acme", "ADMIN_TOKEN": ADMIN, "RATE_LIMIT_RPM": "0", "BROWSER_TOKEN_SECRET": "s" * 32}
 DEADLINE_MS = 400
 """Milliseconds: long enough for a run of the brisk graph, short enough for one that waits for something."""
 PATIENCE = 20.0
 """Seconds without a byte after which an answer is taken for hanging."""
-UNENDING: dict[str, str] = {}
+UNENDING = {
+    "join_thread_stream": "test_a_threads_stream_says_what_the_document_says",
+    "stream_thread_events": "test_protocol_v2_says_what_the_document_says",
+}
 """Operations whose answer ends only with its reader, and the test that reads them by hand."""
-NEVER_SEEN = {"events"}
-"""Kinds of events that the table has and that no mode of this version asks for."""
+SAID = [
+    ("brisk", "a b"),
+    ("brisk", "team please"),
+    ("brisk", "refund order 7"),
+    ("brisk", "boom"),
+    ("supervisor", "What about my invoices?"),
+]
+"""Assistant and what it is told: runs that answer, use a subgraph, ask, fail, and call a tool."""
 UNDOCUMENTED_FIELDS = {
     "content-type",
     "content-length",
@@ -70,8 +81,9 @@ def _read() -> dict[str, Any]:
 
 
 DOCUMENTED = _read()
-STREAM_EVENT = jsonschema_rs.Draft202012Validator(
-    {**DOCUMENTED["components"]["schemas"]["StreamEvent"], "components": DOCUMENTED["components"]}
+STREAM_EVENT, THREAD_STREAM_EVENT, PROTOCOL_EVENT = (
+    jsonschema_rs.Draft202012Validator({**DOCUMENTED["components"]["schemas"][name], "components": DOCUMENTED["components"]})
+    for name in ("StreamEvent", "ThreadStreamEvent", "ProtocolEvent")
 )
 schema = schemathesis.openapi.from_dict(DOCUMENTED, config=schemathesis.Config(seed=SEED))
 schema.config.phases.coverage.enabled = IS_FULL
@@ -109,6 +121,11 @@ class Api:
         return {"thread_id": thread_id, "run_id": run.headers["content-location"].rpartition("/")[2], "checkpoint_id": checkpoint_id}
 
 
+def _input(assistant_id: str, text: str) -> dict[str, Any]:
+    found: dict[str, Any] = (says(text, id="C-1001") if assistant_id == GRAPH else brisk(text))["input"]
+    return found
+
+
 def _is_id(value: Any) -> bool:
     try:
         return bool(UUID(str(value)))
@@ -127,7 +144,7 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    fleet = Fleet(tmp_path_factory.mktemp("properties"), None, API_KEYS=f"{KEY}:acme", ADMIN_TOKEN=ADMIN, RATE_LIMIT_RPM="0")
+    fleet = Fleet(tmp_path_factory.mktemp("properties"), None, **SETTINGS)
     try:
         url = fleet.gateway(EXECUTION="local", step=0.01).url
         with httpx.Client(base_url=url, headers={"x-api-key": KEY}, timeout=30) as http:
@@ -165,7 +182,8 @@ def test_an_operation_says_only_what_the_document_says(case: Any, api: Api) -> N
     if response.status_code >= 400:
         (content,) = answer.definition["content"].values()
         body = response.json()
-        assert body.get("error", body)["code"] in content["examples"], body
+        if "examples" in content:  # a protocol's own form has its codes in its schema
+            assert body.get("error", body)["code"] in content["examples"], body
 
 
 def test_the_service_serves_the_committed_document(api: Api) -> None:
@@ -176,15 +194,77 @@ def test_the_service_serves_the_committed_document(api: Api) -> None:
 def test_every_kind_of_event_is_what_the_document_says(api: Api) -> None:
     """In every mode, of subgraphs too, of a run that answers, asks, or fails; and there is no kind that never comes."""
     modes = DOCUMENTED["components"]["schemas"]["RunCreate"]["properties"]["stream_mode"]["items"]["enum"]
-    said = [("brisk", "a b"), ("brisk", "refund order 7"), ("brisk", "boom"), ("supervisor", "Why was I charged a fee for my transfer?")]
     seen: set[str] = set()
     with httpx.Client(base_url=api.url, headers={"x-api-key": KEY}, timeout=60) as http:
-        for assistant_id, text in said:
-            given = {"messages": [{"role": "user", "content": text}]}
+        for assistant_id, text in SAID:
+            given = _input(assistant_id, text)
             body = {"assistant_id": assistant_id, "input": given, "stream_mode": modes, "stream_subgraphs": True}
-            for event in _events(http.post("/runs/stream", json=body).raise_for_status().text):
+            for event in _events(http.post(f"/threads/{new_thread(http)}/runs/stream", json=body).raise_for_status().text):
                 assert [error.message for error in STREAM_EVENT.iter_errors(event)] == [], event
                 seen.add(event["event"])
 
-    documented = DOCUMENTED["components"]["schemas"]["StreamEvent"]["discriminator"]["mapping"].keys()
-    assert documented - seen == NEVER_SEEN
+    assert seen == documented("StreamEvent")
+
+
+def documented(union: str) -> set[str]:
+    return {*DOCUMENTED["components"]["schemas"][union]["discriminator"]["mapping"]}
+
+
+@pytest.fixture(scope="module")
+def thread_id(api: Api) -> str:
+    """A thread with the runs of `SAID`, and a state that was written by hand."""
+    found = new_thread(api.http)
+    for assistant_id, text in SAID:
+        given = _input(assistant_id, text)
+        params = {"assistant_id": assistant_id, "input": given}
+        command = {"id": 1, "method": "run.start", "params": params}
+        started = api.http.post(f"/threads/{found}/commands", json=command).raise_for_status().json()
+        api.http.get(f"/threads/{found}/runs/{started['result']['run_id']}/join").raise_for_status()
+    written = {"values": {"messages": [{"role": "user", "content": "by hand"}]}}
+    api.http.post(f"/threads/{found}/state", json=written).raise_for_status()
+    return found
+
+
+def _frames(response: httpx.Response) -> Iterator[str]:
+    """The frames of a stream that has no end, heartbeats too."""
+    rest = ""
+    for part in response.iter_text():
+        *whole, rest = (rest + part).split("\n\n")
+        yield from whole
+
+
+def test_a_threads_stream_says_what_the_document_says(api: Api, thread_id: str) -> None:
+    """The events of all its runs, up to a state that is written by hand at last."""
+    seen: set[str] = set()
+    query = {"stream_mode": ["run_modes", "state_update"]}
+    with api.http.stream("GET", f"/threads/{thread_id}/stream", params=query, headers={"last-event-id": "-1"}) as response:
+        for event in (event for frame in _frames(response) for event in _events(frame)):
+            assert [error.message for error in THREAD_STREAM_EVENT.iter_errors(event)] == [], event
+            seen.add(event["event"])
+            if event["event"] == "state_update":
+                break
+
+    assert seen >= {"metadata", "state_update", "values", "updates", "messages", "custom", "tasks", "checkpoints", "error"}
+    assert "end" not in seen
+
+
+def test_protocol_v2_says_what_the_document_says(api: Api, thread_id: str) -> None:
+    """In every channel, of all runs, and there is no kind of event that never comes."""
+    channels = ["values", "updates", "messages", "tools", "lifecycle", "input", "checkpoints", "tasks", "custom"]
+    seen: set[str] = set()
+    ended = 0
+    with api.http.stream("POST", f"/threads/{thread_id}/stream/events", json={"channels": channels}) as response:
+        for frame in _frames(response):
+            fields = dict(line.split(": ", 1) for line in frame.splitlines() if not line.startswith(":"))
+            if not fields:
+                continue
+            event = json.loads(fields["data"])
+            assert [error.message for error in PROTOCOL_EVENT.iter_errors(event)] == [], event
+            assert (fields["event"], fields["id"]) == (event["method"], str(event["seq"]))
+            seen.add(event["method"])
+            data, namespace = event["params"]["data"], event["params"]["namespace"]
+            ended += event["method"] == "lifecycle" and not namespace and data["event"] != "running"
+            if ended == len(SAID):
+                break
+
+    assert seen == documented("ProtocolEvent")

@@ -656,7 +656,7 @@ def test_the_documentation_loads_nothing_from_elsewhere(http: httpx.Client) -> N
 
 @pytest.fixture(scope="module")
 def document(offline_service: Service) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{offline_service.url}/openapi.json").json()
+    found: dict[str, Any] = httpx.get(f"{offline_service.url}/openapi.json", timeout=30).json()
     return found
 
 

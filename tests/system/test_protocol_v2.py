@@ -463,6 +463,15 @@ def test_what_cannot_be_done_is_an_answer_with_a_code(one: httpx.Client, method:
     assert (answer["type"], answer["error"], bool(answer["message"])) == ("error", code, True)
 
 
+def test_an_answer_has_the_number_of_its_command(one: httpx.Client) -> None:
+    """Done or refused."""
+    thread_id = new_thread(one)
+    done = {"id": 41, "method": "run.start", "params": {"assistant_id": BRISK, "input": given("hello")}}
+    answers = [one.post(f"/threads/{thread_id}/commands", json=body).json() for body in (done, {"id": 42, "method": "fly"})]
+
+    assert [(answer["id"], answer["type"]) for answer in answers] == [(41, "success"), (42, "error")]
+
+
 @pytest.mark.parametrize("body", [{}, {"id": 1}, {"method": "run.start"}, {"id": "x", "method": "run.start"}, {"id": 1, "method": 2}])
 def test_a_command_without_id_or_method_is_a_400(one: httpx.Client, body: dict[str, Any]) -> None:
     """With the same form of error."""

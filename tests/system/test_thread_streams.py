@@ -113,6 +113,20 @@ def test_a_thread_stream_cut_after_every_event_loses_and_repeats_nothing(one: ht
     assert [event.frame for event in came] == [event.frame for event in until_done(thread_events(other, thread_id), 2)]
 
 
+def test_a_thread_stream_goes_on_after_the_event_that_is_named(one: httpx.Client) -> None:
+    """By `Last-Event-ID`; -1 is the beginning of what is kept."""
+    thread_id = new_thread(one)
+    run(one, thread_id, "hello")
+    came = []
+    for last_event_id in ("-1", "2"):
+        with one.stream("GET", f"/threads/{thread_id}/stream", headers={"Last-Event-ID": last_event_id}) as response:
+            came.append(until_done(events(response)))
+
+    whole, rest = came
+    assert [event.frame for event in rest] == [event.frame for event in whole if event.id > 2]
+    assert 0 < len(rest) < len(whole)
+
+
 def test_without_an_id_a_thread_stream_has_only_what_is_yet_to_come(one: httpx.Client, other: httpx.Client) -> None:
     """It stays open between runs, wherever they execute, also one that is cancelled before it begins."""
     thread_id = new_thread(one)
@@ -206,3 +220,20 @@ def test_a_run_without_a_thread_is_found_by_its_id_alone(one: httpx.Client, othe
         event for event in came[3:] if event.name in {"values", *TERMINAL}
     ]
     assert one.get(f"/runs/{some_id()}/stream").status_code == 404
+
+
+@pytest.mark.parametrize(("cancel_on_disconnect", "status"), [("1", "interrupted"), ("0", "running")])
+def test_a_run_without_a_thread_may_end_with_its_reader(one: httpx.Client, cancel_on_disconnect: str, status: str) -> None:
+    """If that was asked; the reader has seen it begin."""
+    body = brisk("hang", assistant_id=STICKY, stream_mode=["values"], on_completion="keep")
+    run_id = one.post("/runs", json=body).raise_for_status().json()["run_id"]
+    path = f"/threads/{run_id}/runs/{run_id}"
+    with one.stream(
+        "GET", f"/runs/{run_id}/stream", params={"cancel_on_disconnect": cancel_on_disconnect}, headers={"Last-Event-ID": "-1"}
+    ) as response:
+        assert next(events(response)).data["run_id"] == run_id
+
+    if status == "interrupted":
+        assert follow(one, f"{path}/stream", -1)[-1].data["status"] == status
+    assert one.get(path).json()["status"] == status
+    one.post(f"{path}/cancel", params={"wait": True})
