@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,17 +94,14 @@ def test_a_browser_may_call_nothing_else(service: Service, browser: Browser) -> 
     ana = browser(subject="ana")
     operations = [
         (method, path, operation)
-        for path, methods in httpx.get(f"{service.url}/openapi.json").json()["paths"].items()
+        for path, methods in httpx.get(f"{service.url}/openapi.json", timeout=60).json()["paths"].items()
         for method, operation in methods.items()
     ]
     closed = [one for one in operations if one[2]["operationId"] not in ROUTES and "401" in one[2]["responses"]]
 
     assert {operation["operationId"] for *_, operation in operations} >= ROUTES
     for method, path, operation in closed:
-        filled = path
-        for parameter in operation.get("parameters", ()):
-            filled = filled.replace(f"{{{parameter['name']}}}", some_id())
-        answer = ana.request(method.upper(), filled, json={})
+        answer = ana.request(method.upper(), re.sub(r"\{\w+\}", some_id(), path), json={})
         assert answer.status_code == 403, (method, path, answer.text)
         assert "403" in operation["responses"], (method, path)
         if not path.startswith("/v1/"):
