@@ -20,6 +20,9 @@ class HostPage:
         snippet: What is on the page instead of the usual tag with that script.
         token: Asks the service for a token.
         asked: How often the page has asked its backend.
+        origin: Of the same site as a service on 127.0.0.1, but not of its origin.
+        foreign_origin: Of another site: a browser that blocks third-party storage lets the service's frame store nothing there.
+        unnamed_origin: One that the service is not told of.
     """
 
     def __init__(self) -> None:
@@ -50,9 +53,10 @@ class HostPage:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        # Another origin and the same site: a browser that blocks third-party storage lets no other site's frame remember anything.
-        self.origin = f"http://127.0.0.1:{self._server.server_port}"
-        self.other_origin = f"http://localhost:{self._server.server_port}"
+        port = self._server.server_port
+        self.origin = f"http://127.0.0.1:{port}"
+        self.foreign_origin = f"http://localhost:{port}"
+        self.unnamed_origin = f"http://unnamed.localhost:{port}"
 
     @contextmanager
     def serving(self) -> Iterator[HostPage]:

@@ -211,6 +211,28 @@ def test_an_answer_can_be_stopped_with_a_key(service: Service, desk: Desk, open_
     assert chat.ask("again, please") == OTHER
 
 
+def test_after_a_reload_a_stopped_answer_is_a_message_without_one(service: Service, desk: Desk, open_chat: Any) -> None:
+    """The page shows the state, and the state has nothing of an answer that was stopped; it can be asked again."""
+    desk.holds_after(4, TEXT)
+    chat = open_chat(service)
+    chat.send("hello")
+    chat.wait_for_answer(first(4, TEXT))
+    chat.page.keyboard.press("Escape")
+    chat.settled()
+
+    chat.page.reload()
+    again = chat.button("Ask again")
+    again.wait_for()
+
+    assert chat.find(".message.assistant").count() == 0
+    assert "This message was not answered." in chat.find("#failure").inner_text()
+    assert last_message(service, chat) == "hello"
+    desk.says = lambda: concludes(OTHER)
+    again.click()
+    chat.find(".message.assistant").wait_for()
+    assert (chat.settled(), chat.find(".message.user").count()) == (OTHER, 1)
+
+
 def test_the_stop_button_stops_before_the_first_word(service: Service, desk: Desk, open_chat: Any) -> None:
     """And the message can be asked again: as the same message, not as a second one."""
     desk.holds_after(0, TEXT)
@@ -305,6 +327,7 @@ def test_thumbs_are_kept_and_can_change(offline_service: Service, open_chat: Any
     chat.ask(QUESTION)
     path = f"{offline_service.url}/threads/{chat.thread_id}/runs/{runs(offline_service, chat)[0]['run_id']}/feedback"
 
+    chat.find("summary").click()
     with chat.page.expect_response("**/feedback"):
         chat.button("Good answer").click()
     up = httpx.get(path).json()
@@ -318,6 +341,7 @@ def test_thumbs_are_kept_and_can_change(offline_service: Service, open_chat: Any
     (down,) = httpx.get(path).json()
     assert [(said["key"], said["score"]) for said in up] == [("user_score", 1)]
     assert (down["key"], down["score"], down["comment"]) == ("user_score", 0, "it is about another fee")
+    assert chat.find("details").get_attribute("open") == "", "what was unfolded before has been folded"
     chat.page.reload()
     chat.find(".thanks").wait_for()
     assert [chat.button(name).get_attribute("aria-pressed") for name in ("Good answer", "Bad answer")] == ["false", "true"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,8 +36,12 @@ def shop() -> Iterator[HostPage]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, shop: HostPage) -> Iterator[Service]:
     """A service that only the shop's pages may call and embed."""
-    secret = "browser-token-secret-of-the-tests"
-    found = Service(tmp_path_factory.mktemp("shop"), API_KEYS=f"{KEY}:shop", BROWSER_TOKEN_SECRET=secret, CORS_ORIGINS=shop.origin)
+    found = Service(
+        tmp_path_factory.mktemp("shop"),
+        API_KEYS=f"{KEY}:shop",
+        BROWSER_TOKEN_SECRET="browser-token-secret-of-the-tests",
+        CORS_ORIGINS=f"{shop.origin},{shop.foreign_origin}",
+    )
     shop.script = f"{found.url}/chat/embed.js"
     try:
         yield found.start()
@@ -57,7 +62,7 @@ def visit(browser: Browser, service: Service, shop: HostPage) -> Iterator[Any]:
 
     def visiting(*, origin: str = "", expects: tuple[str, ...] = (), **wanted: Any) -> Chat:
         shop.asked = 0
-        shop.token = lambda: token(service, customer={"id": "C-1001"}, origin=shop.origin, **wanted)
+        shop.token = lambda: token(service, customer={"id": "C-1001"}, origin=origin or shop.origin, **wanted)
         chat = Chat(browser.new_context(locale="en-GB"), service.url)
         chat.allowed = (f"{service.url}/", f"{origin or shop.origin}/", "data:")
         chat.expects = expects  # type: ignore[attr-defined]
@@ -98,6 +103,51 @@ def test_a_page_of_another_origin_has_the_chat(service: Service, shop: HostPage,
     open_frame(chat, shop.origin)
     chat.find(".message.assistant").wait_for()
     assert (chat.settled(), chat.thread_id) == (answer, thread_id)
+
+
+def test_a_page_of_another_site_has_the_chat_though_the_frame_may_store_nothing(service: Service, shop: HostPage, visit: Any) -> None:
+    """The browser denies the frame its storage; the page around it keeps the thread, also over a reload, until a new one is begun."""
+    chat = open_frame(visit(origin=shop.foreign_origin), shop.foreign_origin)
+    denied = """() => {
+        try { return window.sessionStorage === null; } catch (error) { return error.name; }
+    }"""
+    kept = "sessionStorage.getItem('capataz.thread')"
+
+    answer = chat.ask(QUESTION)
+    thread_id = chat.page.evaluate(kept)
+    open_frame(chat, shop.foreign_origin)
+    chat.find(".message.assistant").wait_for()
+
+    assert chat.frame.evaluate(denied) == "SecurityError"
+    assert chat.settled() == answer
+    values = httpx.get(f"{service.url}/threads/{thread_id}", headers={"x-api-key": KEY}).raise_for_status().json()["values"]
+    assert values["messages"][-1]["content"] == answer
+    chat.button("New conversation").click()
+    chat.find("#welcome").wait_for()
+    assert chat.ask("Is there a fee for a card?") != ""
+    assert chat.page.evaluate(kept) not in (None, thread_id)
+
+
+def test_what_is_sent_before_the_page_has_its_token_waits_for_it(service: Service, shop: HostPage, visit: Any) -> None:
+    """Nothing goes without a token; what was sent stays in the field, goes once when the token is there, and is answered once."""
+    chat = visit()
+    given, is_given = shop.token, threading.Event()
+    shop.token = lambda: given() if is_given.wait(30) else ""
+    posted: list[str] = []
+    chat.page.on("request", lambda request: request.url.endswith("/runs/stream") and posted.append(request.url))
+    open_frame(chat, shop.origin)
+
+    chat.find("#message").fill(QUESTION)
+    chat.find("#message").press("Enter")
+    chat.find("#activity", has_text="Connecting").wait_for()
+    chat.find("#message").press("Enter")
+    waiting = chat.find("#message").input_value(), chat.find(".message").count(), len(posted)
+    is_given.set()
+
+    chat.find(".message.assistant").wait_for()
+    assert chat.settled().startswith("According to")
+    assert waiting == (QUESTION, 0, 0)
+    assert (len(posted), chat.find(".message").count(), chat.find("#message").input_value()) == (1, 2, "")
 
 
 def test_the_frame_opens_and_closes_with_the_keyboard(shop: HostPage, visit: Any) -> None:
@@ -172,10 +222,10 @@ def test_a_customer_sees_that_somebody_must_approve_and_then_that_somebody_has(s
 
 def test_a_page_that_is_not_named_gets_no_frame(service: Service, shop: HostPage, visit: Any) -> None:
     """The same page under another origin: the browser itself refuses."""
-    chat = visit(origin=shop.other_origin, expects=("frame-ancestors",))
+    chat = visit(origin=shop.unnamed_origin, expects=("frame-ancestors",))
 
     with chat.page.expect_console_message(lambda message: "frame-ancestors" in message.text):
-        open_frame(chat, shop.other_origin)
+        open_frame(chat, shop.unnamed_origin)
 
     assert chat.frame.locator("#message").count() == 0
     assert shop.asked == 0

@@ -24,6 +24,7 @@ export class Api {
     this.token = null;
     this.renew = renew;
     this.refusals = 0; // of tokens, one after the other
+    this.renewal = null; // one for all requests that met the same refusal
   }
 
   async json(method, path, options) {
@@ -44,8 +45,17 @@ export class Api {
         if (response.ok) return response;
         throw await refusal(response);
       }
-      this.refusals += 1;
-      if (this.token === sent) this.token = await this.renew(await refusal(response));
+      const refused = await refusal(response);
+      if (this.token === sent) await (this.renewal ??= this.#renewed(refused));
+    }
+  }
+
+  async #renewed(refused) {
+    this.refusals += 1;
+    try {
+      this.token = await this.renew(refused);
+    } finally {
+      this.renewal = null;
     }
   }
 

@@ -7,27 +7,26 @@ import { View } from "./view.js";
 
 const BASE = new URL("..", import.meta.url);
 const TOKEN = /^cbt_[\w-]+\.[\w-]+$/;
+const THREAD = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/;
 const LOOK_AGAIN = 5_000; // how often a page looks whether somebody else has answered what a run asks
 const LONGEST_WAIT = 15_000;
-const HANDED_OVER = 5_000; // how long the embedding page may take to hand over a token
+const HANDED_OVER = 10_000; // how long the embedding page may take to hand over a token
 const MOST_REFUSALS = 2; // how many tokens in a row the embedding page may hand over that are refused
 const KEY = "capataz.chat";
 
 // What survives a reload of this tab: the thread, what is unsent, the notes on its messages, a token; never an API key.
 const memory = {
+  own: stored(),
   read() {
-    try {
-      return JSON.parse(sessionStorage.getItem(KEY)) ?? {};
-    } catch {
-      return this.own ?? {};
-    }
+    return this.own;
   },
   write(change) {
-    this.own = { ...this.read(), ...change };
+    this.own = { ...this.own, ...change };
     try {
       sessionStorage.setItem(KEY, JSON.stringify(this.own));
     } catch {
-      // a page that may store nothing forgets with its tab
+      // A browser that lets a frame of another site store nothing: the page around it keeps the thread, the rest is forgotten.
+      if (parentOrigin) tell("keep", { threadId: this.own.threadId ?? null });
     }
   },
 };
@@ -46,6 +45,8 @@ let drawing = 0;
 let tokenWaiters = [];
 let renewal;
 let hasStarted = false;
+let isReady = false; // the thread has been read, so that something can be said on it
+let isAwaited = false; // somebody wants to send what is in the field as soon as that is so
 let lastSpeaker = "";
 
 start();
@@ -59,40 +60,69 @@ async function start() {
     hasStarted = true;
     planRenewal();
   });
-  if (!hasStarted) return;
-  view.gate(false);
+  if (hasStarted) {
+    view.gate(false);
+    draw();
+    if (!parentOrigin) view.focusMessage();
+    await persistently(restore);
+  }
+  ready();
+}
+
+function ready() {
+  isReady = true;
+  if (isAwaited) send(view.draft);
+  isAwaited = false;
   draw();
-  if (!parentOrigin) view.focusMessage();
-  await persistently(restore);
 }
 
 // --- what was there before a reload
 
 async function restore() {
+  if (work) return; // a second try, and something has been said in the meantime
+  const underWay = threadId ? await read() : null;
   const { unsent } = memory.read();
-  if (threadId) await load();
-  if (!unsent) return;
+  if (!unsent) {
+    const following = goOn(underWay);
+    ready();
+    await following;
+    return;
+  }
   threadId = unsent.threadId;
   if (unsent.body.input) conversation.say(unsent.body.input.messages[0]);
   else conversation.begin();
-  await deliver(unsent);
+  const delivering = deliver(unsent);
+  ready();
+  await delivering;
 }
 
-// Read the thread, and go on with the run that is under way on it.
 async function load() {
+  await goOn(await read());
+}
+
+// Read the thread; the id of the run that is under way on it, if there is one.
+async function read() {
+  const thread = threadId;
   try {
     // The runs first: what ends in between is then in the thread.
-    const [run] = await api.json("GET", `threads/${threadId}/runs?limit=1`);
-    const thread = await api.json("GET", `threads/${threadId}`);
-    conversation.load(thread.values, thread.interrupts, run);
+    const [run] = await api.json("GET", `threads/${thread}/runs?limit=1`);
+    const { values, interrupts } = await api.json("GET", `threads/${thread}`);
+    if (threadId !== thread) return null; // a new conversation has begun
+    conversation.load(values, interrupts, run);
     keep();
     draw();
-    if (run && isOpen(run) && !memory.read().unsent) await followed(run.run_id, null);
-    else watch();
+    return run && isOpen(run) ? run.run_id : null;
   } catch (error) {
     if (!(error instanceof Refused) || error.status !== 404) throw error;
-    if (!memory.read().unsent) lose();
+    if (threadId === thread && !memory.read().unsent) lose();
+    return null;
   }
+}
+
+// Follow the run that is under way; without one, look whether somebody else answers what is asked.
+async function goOn(runId) {
+  if (runId) await followed(runId, null);
+  else watch();
 }
 
 // The thread is not there any more, or not ours.
@@ -107,6 +137,11 @@ function lose() {
 async function send(text) {
   const said = text.trim();
   if (!said || work) return;
+  if (!isReady) {
+    isAwaited = true; // it stays in the field until then
+    draw();
+    return;
+  }
   view.draft = "";
   view.notice("");
   const message = { role: "user", content: said, id: uuid() };
@@ -163,7 +198,7 @@ async function deliver(unsent) {
         await followed(runId, response, mine);
         return;
       } catch (error) {
-        if (error.name === "AbortError") return;
+        if (mine.controller.signal.aborted) return;
         if (error instanceof Unreachable) await patience(texts.unsent, backoff(tries), mine);
         else if (error instanceof Refused && error.mayPass) await patience(null, (error.retryAfter ?? 2 ** Math.min(tries, 4)) * 1000, mine);
         else {
@@ -217,24 +252,27 @@ async function followed(runId, response, mine = null) {
   if (here.wantsStop) cancel(here);
   const path = `threads/${threadId}/runs/${runId}/stream`; // what Location says, also behind a proxy that knows of no prefix
   let tries = 0;
+  const { signal } = here.controller;
+  const { run } = conversation;
   try {
     for (let current = response; ; current = null) {
-      const before = conversation.run.last;
+      const before = run.last;
       try {
-        current ??= await api.stream(path, conversation.run.last || -1, here.controller.signal);
+        current ??= await api.stream(path, run.last || -1, signal);
         if (tries > 0) view.notice("");
         for await (const event of events(current)) {
-          if (conversation.apply(event)) return await ended(here);
+          if (conversation.apply(event)) return await ended();
           draw();
         }
-        if (conversation.run.last === before && (await hasEnded(runId))) return await ended(here, true);
+        if (run.last === before && (await hasEnded(path, signal))) return await ended(true);
       } catch (error) {
-        if (error.name === "AbortError") return;
-        if (error instanceof Refused && !error.mayPass) return await ended(here, true);
+        if (signal.aborted) return; // a new conversation has begun
+        if (error instanceof Refused && !error.mayPass) return await ended(true);
         if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
       }
-      tries = conversation.run.last > before ? 1 : tries + 1;
+      tries = run.last > before ? 1 : tries + 1;
       await patience(tries > 1 ? texts.offline : null, backoff(tries - 1), here, true);
+      if (signal.aborted) return;
     }
   } finally {
     if (work === here) work = null;
@@ -242,13 +280,12 @@ async function followed(runId, response, mine = null) {
   }
 }
 
-async function hasEnded(runId) {
-  const run = await api.json("GET", `threads/${threadId}/runs/${runId}`);
-  return !isOpen(run);
+async function hasEnded(path, signal) {
+  return !isOpen(await api.json("GET", path.replace(/\/stream$/, ""), { signal }));
 }
 
 // The run is over; `isBlind`: its last events could not be had, so the thread tells what came of it.
-async function ended(here, isBlind = false) {
+async function ended(isBlind = false) {
   conversation.run = null;
   work = null;
   view.notice("");
@@ -471,6 +508,7 @@ function handedOver() {
       if (source !== window.parent || origin !== parentOrigin || typeof data !== "object" || data === null) return;
       if (data.type === "capataz:shown") view.focusMessage();
       if (data.type !== "capataz:token") return;
+      if (!hasStarted && THREAD.test(data.threadId)) threadId ??= data.threadId;
       if (TOKEN.test(data.token)) {
         view.gate(false);
         receive(data.token);
@@ -489,8 +527,8 @@ function closeEmbedded() {
   if (parentOrigin) tell("close");
 }
 
-function tell(what) {
-  window.parent.postMessage({ type: `capataz:${what}` }, parentOrigin);
+function tell(what, more = {}) {
+  window.parent.postMessage({ type: `capataz:${what}`, ...more }, parentOrigin);
 }
 
 // --- odds and ends
@@ -499,6 +537,14 @@ function customer() {
   const named = session.may_name_customer ? { id: given.get("customer"), tier: given.get("tier") } : {};
   const locale = /^[a-z]{2,3}(-[a-z0-9]{2,8})*$/i.exec(navigator.language)?.[0];
   return { ...(locale ? { locale } : {}), ...Object.fromEntries(Object.entries(named).filter(([, value]) => value)) };
+}
+
+function stored() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 function keep() {
@@ -542,7 +588,7 @@ function draw() {
 function activity() {
   if (!work) {
     lastSpeaker = "";
-    return null;
+    return isAwaited && document.getElementById("gate").hidden ? texts.connecting : null;
   }
   const { speaker } = conversation;
   const isWriting = [...conversation.drafts.values()].some(({ text }) => text);

@@ -11,6 +11,7 @@
     ? { open: "Abrir el chat", close: "Cerrar el chat", title: "Chat de atención al cliente" }
     : { open: "Open the chat", close: "Close the chat", title: "Support chat" };
   const label = script.dataset.label ?? texts.open;
+  const KEY = "capataz.thread";
   const side = position === "left" ? "left" : "right";
 
   const host = document.createElement("div");
@@ -46,6 +47,7 @@
     if (data.type === "capataz:ready") isReady = true;
     if (data.type === "capataz:ready" || data.type === "capataz:token-wanted") handOver();
     if (data.type === "capataz:close") show(false);
+    if (data.type === "capataz:keep") keep(data.threadId);
   });
 
   if (document.body) document.body.append(host);
@@ -90,10 +92,10 @@
   async function handOver() {
     asking ??= token().finally(() => (asking = null));
     try {
-      tell({ type: "capataz:token", token: await asking });
+      tell({ type: "capataz:token", token: await asking, threadId: kept() });
     } catch (error) {
       console.error("capataz: no token for the chat", error);
-      tell({ type: "capataz:token", token: null });
+      tell({ type: "capataz:token", token: null, threadId: kept() });
     }
     if (!frame.hidden) tell({ type: "capataz:shown" });
   }
@@ -104,6 +106,24 @@
     const response = await fetch(tokenEndpoint, { method: "POST", credentials: "same-origin" });
     if (!response.ok) throw new Error(`${tokenEndpoint} answered ${response.status}`);
     return tokenOf(await response.json());
+  }
+
+  // The conversation's thread, for a frame that may store nothing itself; for as long as this tab.
+  function keep(threadId) {
+    try {
+      if (threadId) sessionStorage.setItem(KEY, threadId);
+      else sessionStorage.removeItem(KEY);
+    } catch {
+      // then a reload begins a new conversation
+    }
+  }
+
+  function kept() {
+    try {
+      return sessionStorage.getItem(KEY);
+    } catch {
+      return null;
+    }
   }
 
   function tokenOf(answer) {

@@ -178,11 +178,15 @@ export class View {
       this.followsEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
       get("latest").hidden = this.followsEnd;
     });
+    // A notice, the keyboard of a phone or another window size leaves less room: what was in sight at the end stays so.
+    new ResizeObserver(() => this.followsEnd && this.#toEnd()).observe(scroller);
     get("latest").addEventListener("click", () => {
       this.followsEnd = true;
       this.#toEnd();
       this.focusMessage();
     });
+    message.disabled = false; // from here on nothing that is typed is lost
+    get("send").disabled = false;
   }
 
   #grow() {
@@ -243,7 +247,9 @@ export class View {
       if (note.runId) parts.push(this.#feedback(message, note));
     }
     const focused = article.extras.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+    const isOpen = article.extras.querySelector("details")?.open;
     article.extras.replaceChildren(...parts);
+    if (isOpen) article.extras.querySelector("details")?.setAttribute("open", "");
     if (focused) article.extras.querySelector(`[data-focus="${focused}"]`)?.focus();
   }
 
