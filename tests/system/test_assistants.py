@@ -20,6 +20,8 @@ from tests.support.service import Service
 QUESTION = "Why was I charged a fee for my transfer?"
 INPUT: Any = {"messages": [{"role": "user", "content": QUESTION}]}
 KEYS = {"acme": "key-of-acme", "globex": "key-of-globex"}
+NOBODYS = "0e5f3ad0-6a4e-4a54-9c1a-2f3d4b5c6d7e"
+"""An id that nothing has; it stands in the names of tests, so it is always the same."""
 OWN = "3dba61cc-373b-5094-96d6-8331cb40a952"
 
 
@@ -211,12 +213,12 @@ def test_without_a_key_nothing_is_shown(service: Service) -> None:
         ("GET", f"/assistants/{GRAPH}/schemas", None, 422, "invalid_input"),
         ("GET", f"/assistants/{GRAPH}/subgraphs", None, 422, "invalid_input"),
         ("GET", "/assistants/nobody/graph", None, 422, "assistant_not_found"),
-        ("GET", f"/assistants/{some_id()}/graph", None, 404, "assistant_not_found"),
-        ("GET", f"/assistants/{some_id()}", None, 404, "assistant_not_found"),
-        ("PATCH", f"/assistants/{some_id()}", {"name": "x"}, 404, "assistant_not_found"),
-        ("DELETE", f"/assistants/{some_id()}", None, 404, "assistant_not_found"),
-        ("POST", f"/assistants/{some_id()}/latest", {"version": 1}, 404, "assistant_not_found"),
-        ("POST", f"/assistants/{some_id()}/versions", {}, 404, "assistant_not_found"),
+        ("GET", f"/assistants/{NOBODYS}/graph", None, 404, "assistant_not_found"),
+        ("GET", f"/assistants/{NOBODYS}", None, 404, "assistant_not_found"),
+        ("PATCH", f"/assistants/{NOBODYS}", {"name": "x"}, 404, "assistant_not_found"),
+        ("DELETE", f"/assistants/{NOBODYS}", None, 404, "assistant_not_found"),
+        ("POST", f"/assistants/{NOBODYS}/latest", {"version": 1}, 404, "assistant_not_found"),
+        ("POST", f"/assistants/{NOBODYS}/versions", {}, 404, "assistant_not_found"),
         *(("GET", f"/assistants/{GRAPH}/graph?xray={xray}", None, 422, "invalid_input") for xray in ("0", "-1", "deep", "1.5", "")),
         ("GET", f"/assistants/{OWN}/subgraphs?recurse=maybe", None, 422, "invalid_input"),
     ],
