@@ -13,9 +13,9 @@ from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent
 from resilience.policy import Call, T
 from resilience.quantile import RollingQuantile
 
-LATE = 0.01
+LATE, LOOK_AGAIN = 0.01, 0.05
 """Seconds by which the timer of a second call may be late before this process itself is taken for what is slow: then a second call would
-only be more of what it has too much of."""
+only be more of what it has too much of. And seconds until it is looked again whether it still is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +155,8 @@ class _Race(Generic[T]):
         caller = asyncio.current_task()
         assert caller is not None  # coroutines run in tasks
         self._caller = caller
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle
         self._second: asyncio.Task[T] | None = None
         self._is_first_running = True
         self.first_succeeded = False
@@ -163,8 +165,7 @@ class _Race(Generic[T]):
     async def run(self, after: float) -> T:
         """The result of whichever succeeds first; the second may start after so many seconds."""
         cancelling = self._caller.cancelling()
-        loop = asyncio.get_running_loop()
-        timer = loop.call_at(loop.time() + after, self._start, loop.time() + after + LATE)
+        self._start_in(after)
         try:
             try:
                 result = await self._call(self._ctx)
@@ -172,7 +173,7 @@ class _Race(Generic[T]):
                 return result
             finally:
                 self._is_first_running = False
-                timer.cancel()
+                self._timer.cancel()
                 is_ours = self.second_won and self._caller.uncancel() <= cancelling
         except asyncio.CancelledError:
             if not is_ours:  # somebody else cancels us, perhaps as well
@@ -193,10 +194,15 @@ class _Race(Generic[T]):
         await asyncio.wait([self._second])
         return not self._second.cancelled() and self._second.exception() is None
 
-    def _start(self, latest: float) -> None:
-        loop = asyncio.get_running_loop()
-        if loop.time() <= latest and self._may_start():
-            self._second = loop.create_task(self._again(), name=f"hedge of {self._ctx.operation}")
+    def _start_in(self, seconds: float) -> None:
+        due = self._loop.time() + seconds
+        self._timer = self._loop.call_at(due, self._start, due)
+
+    def _start(self, due: float) -> None:
+        if self._loop.time() > due + LATE:
+            self._start_in(LOOK_AGAIN)
+        elif self._may_start():
+            self._second = self._loop.create_task(self._again(), name=f"hedge of {self._ctx.operation}")
             self._second.add_done_callback(self._end)
 
     async def _again(self) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -102,7 +103,7 @@ class NewRun:
             await spend(rate, self.request, self.tenant, self.caller.key_id, len(bodies))
         wanted = [self.request_of(body, streams=False, is_background=True) for body in bodies]
         # One key stands for each of them in its place, so the same batch again is the same runs.
-        keys = [self._idempotency(body.model_dump_json(exclude_unset=True)) for body in bodies]
+        keys = [self._idempotency(body) for body in bodies]
         numbered = [(f"{key[0]}/{i}", key[1]) for i, key in enumerate(keys) if key is not None]
         return await self.services.runs.start_all(self.tenant, wanted, idempotency=numbered)
 
@@ -112,9 +113,7 @@ class NewRun:
         permitted = narrowed(self.caller.browser, body) if self.caller.browser is not None else body
         wanted = self.request_of(permitted, streams=streams, is_background=is_background)
         thread = str(thread_id) if thread_id is not None else None
-        return await self.services.runs.start(
-            self.tenant, thread, wanted, idempotency=self._idempotency(asked or body.model_dump_json(exclude_unset=True))
-        )
+        return await self.services.runs.start(self.tenant, thread, wanted, idempotency=self._idempotency(body, asked))
 
     def _longest(self) -> float | None:
         """How long accepting the run may take, seconds; None: the storage's own limits are shorter than any default deadline."""
@@ -156,11 +155,12 @@ class NewRun:
             priority=Priority[self.x_priority.upper()] if self.x_priority is not None else usual,
         )
 
-    def _idempotency(self, asked: str) -> tuple[str, str] | None:
-        """The key and what it stands for: route and body."""
+    def _idempotency(self, body: RunCreate, asked: str | None = None) -> tuple[str, str] | None:
+        """The key and what it stands for: route and body, or `asked` in place of the body."""
         if self.idempotency_key is None:
             return None
-        whole = f"{self.request.url.path}\n{asked}"
+        # Not pydantic's own JSON: it stumbles over half a surrogate pair, which is refused in words later.
+        whole = f"{self.request.url.path}\n{asked or json.dumps(body.model_dump(mode='json', exclude_unset=True))}"
         return self.idempotency_key, hashlib.sha256(whole.encode()).hexdigest()
 
 

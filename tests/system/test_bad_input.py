@@ -66,6 +66,11 @@ CASES = [
     Case("bytes that are no text", "POST", RUN, 422, "malformed_json", content=b'{"assistant_id": "\xff\xfe"}', headers=JSON),
     Case("JSON too deep", "POST", RUN, 422, "malformed_json", content=b"[" * 100_000 + b"]" * 100_000, headers=JSON),
     Case("half a surrogate pair", "POST", RUN, 422, "invalid_input", content=json.dumps(says("\ud800")).encode(), headers=JSON),
+    Case(
+        *("half a surrogate pair, to be sent once", "POST", RUN, 422, "invalid_input"),
+        content=json.dumps(says("\ud800")).encode(),
+        headers=(*JSON, ("idempotency-key", "half")),
+    ),
     run_case("an unknown assistant by name", 422, "assistant_not_found", "supervisor", assistant_id="nobody"),
     run_case("an unknown assistant by id", 404, "assistant_not_found", assistant_id=some_id()),
     run_case("no assistant", 422, "invalid_input", "assistant_id", assistant_id=...),

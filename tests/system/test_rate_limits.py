@@ -195,7 +195,7 @@ def test_pages_may_read_the_fields(caller: httpx.Client) -> None:
 
 
 def test_the_interface_document_has_the_refusal_and_the_fields(caller: httpx.Client) -> None:
-    """On the eight routes that are limited, and on no other."""
+    """On the routes that start runs, and on no other."""
     document = caller.get("/openapi.json").json()
     limited = {
         (path, method): operation["responses"]
@@ -206,7 +206,7 @@ def test_the_interface_document_has_the_refusal_and_the_fields(caller: httpx.Cli
 
     prefixes = ("/threads/{thread_id}/runs", "/runs")
     runs = {prefix + kind for prefix in prefixes for kind in ("", "/wait", "/stream")}
-    assert {path for path, _ in limited} == runs | {"/runs/batch", "/v1/chat/completions"}
+    assert {path for path, _ in limited} == runs | {"/runs/batch", "/threads/{thread_id}/commands", "/v1/chat/completions"}
     for responses in limited.values():
         assert {"RateLimit", "RateLimit-Policy"} <= set(responses["200"]["headers"])
         refusal = document["components"]["responses"][responses["429"]["$ref"].rpartition("/")[2]]

@@ -23,7 +23,8 @@ def receiver() -> Iterator[WebhookReceiver]:
 def served(tmp_path_factory: pytest.TempPathFactory, receiver: WebhookReceiver) -> Iterator[Member]:
     """A gateway that wants `KEY`: the supervisor, and graphs that are slow, fail, ask and stream on demand."""
     webhooks = {"WEBHOOK_ALLOW_HOSTS": f"127.0.0.1:{receiver.port}", "WEBHOOK_SECRET": SECRET}
-    fleet = Fleet(tmp_path_factory.mktemp("clients"), None, EXECUTION="local", API_KEYS=f"{KEY}:acme", LEASE_SECONDS="2", **webhooks)
+    access = {"API_KEYS": f"{KEY}:acme", "RATE_LIMIT_RPM": "0"}
+    fleet = Fleet(tmp_path_factory.mktemp("clients"), None, EXECUTION="local", LEASE_SECONDS="2", **access, **webhooks)
     try:
         yield fleet.gateway(EXECUTION="local", hangs=True)
     finally:

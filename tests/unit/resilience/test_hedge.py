@@ -15,7 +15,7 @@ from resilience.context import CallContext
 from resilience.deadline import Deadline
 from resilience.errors import DeadlineExceeded, TransientError
 from resilience.events import EventKind, ResilienceEvent
-from resilience.hedge import LATE, Hedge, HedgeSettings
+from resilience.hedge import LATE, LOOK_AGAIN, Hedge, HedgeSettings
 from tests.support.virtual_time import LoopClock, VirtualTimeLoop
 
 USUAL = 1.0
@@ -106,17 +106,35 @@ async def test_the_second_of_a_slow_call_wins_and_the_first_is_cancelled(read: C
     ]
 
 
-@pytest.mark.parametrize(("late", "calls"), [(LATE * 0.9, 2), (LATE * 1.1, 1)], ids=["on time", "late"])
-async def test_a_process_that_is_slow_itself_makes_no_second_call(read: CallContext, late: float, calls: int):
-    """When the timer of the second call comes late, more calls would only make it later."""
-    hedge, slow = await trained(read), Dependency(10 * USUAL, 1.0)
+@pytest.mark.parametrize(("late", "begun"), [(LATE * 0.9, USUAL + LATE * 0.9), (LATE * 1.1, USUAL + LATE * 1.1 + LOOK_AGAIN)], ids=str)
+async def test_a_process_that_is_slow_itself_waits_with_the_second_call(read: CallContext, late: float, begun: float):
+    """When the timer comes late, another call would only make everything later; it is looked again soon."""
+    hedge, slow, now_ = await trained(read), Dependency(10 * USUAL, 1.0), now()
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
     loop.call_later(USUAL / 2, lambda: loop.jump(USUAL / 2 + late))  # something occupies the loop
 
     await hedge.execute(slow, read)
 
-    assert len(slow.begun) == calls
+    assert slow.begun[1] - now_ == pytest.approx(begun)
+
+
+async def test_a_process_that_stays_slow_makes_no_second_call(read: CallContext):
+    """Whenever it is looked again, it is late."""
+    hedge, slow = await trained(read), Dependency(3 * USUAL)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+
+    def occupy() -> None:
+        loop.jump(0.04)
+        loop.call_later(0.001, occupy)
+
+    loop.call_soon(occupy)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2.5 * USUAL):
+            await hedge.execute(slow, read)
+
+    assert len(slow.begun) == 1
 
 
 async def test_the_first_of_a_slow_call_wins_and_the_second_is_cancelled(read: CallContext, events: list[ResilienceEvent]):
