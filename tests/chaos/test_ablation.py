@@ -252,7 +252,8 @@ async def what_a_provider_can_work_on_is_found_out(stage: Stage) -> None:
     stage.first.behaviour = counter = Counter(4, 0.2)
     answers = await ask_all(stage.http, [QUESTION] * 160, stage.mode, at_once=40)
     assert {answer.status for answer in answers} == {200}
-    assert median(counter.sizes[200:280]) <= 12  # of 320: it has had time to learn, and nobody has left yet
+    # Of 320 calls these come when it has had time to learn and nobody has left yet; without the limit all forty are there.
+    assert median(counter.sizes[200:280]) <= 20
 
 
 @shows(PolicyName.ADMISSION, MAX_MODEL_CALLS="4")
