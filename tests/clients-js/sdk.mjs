@@ -330,10 +330,8 @@ check("a thread stream asks and takes the answer", async () => {
     assert.equal(thread.interrupted, true);
     const [{ interruptId, namespace, payload }] = thread.interrupts;
     await thread.input.respond({ interrupt_id: interruptId, namespace, response: "yes" });
-    const state = await until(async () => {
-      const found = await threads.getState(thread.threadId);
-      return found.next.length === 0 && found;
-    }, "the run after the answer");
+    await until(async () => (await threads.get(thread.threadId)).status === "idle", "the run after the answer");
+    const state = await threads.getState(thread.threadId);
 
     assert.equal(payload.order, 7);
     assert.deepEqual(texts(state.values), ["refund order 7", "order 7: yes"]);
