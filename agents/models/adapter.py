@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,13 +40,23 @@ class LangChainModel:
         name: Its name at the provider.
         provider: Which endpoint serves it.
         arguments: Go along with every call.
+        longest_gap: Longest wait between two pieces of a stream, seconds.
     """
 
-    def __init__(self, model: BaseChatModel, *, name: str, provider: str, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: BaseChatModel,
+        *,
+        name: str,
+        provider: str,
+        arguments: Mapping[str, Any] | None = None,
+        longest_gap: float | None = None,
+    ) -> None:
         self._model = model
         self._name = name
         self._provider = provider
         self._arguments = dict(arguments or {})
+        self._longest_gap = longest_gap
 
     @property
     def name(self) -> str:
@@ -60,9 +71,9 @@ class LangChainModel:
     async def complete(self, request: ModelRequest, ctx: CallContext) -> ModelReply:
         """See `ChatModel.complete`."""
         try:
-            message = await self._model.ainvoke(
-                list(request.messages), _config(request, ctx.output), **self._arguments, **_arguments(request)
-            )
+            async with asyncio.timeout(None) as gap:
+                config = _config(request, _Pieces(ctx.output, gap, self._longest_gap))
+                message = await self._model.ainvoke(list(request.messages), config, **self._arguments, **_arguments(request))
         except DependencyError:
             raise
         except Exception as exc:
@@ -82,21 +93,30 @@ class LangChainModel:
         return Usage(*tokens, cost_usd(self._provider, self._name, *tokens))
 
 
-class _FirstToken(BaseCallbackHandler):
-    """Starts the output with the first token that has text; tool calls are not shown before they are whole."""
+class _Pieces(BaseCallbackHandler):
+    """Follows a stream: starts the output with the first token that has text (tool calls are not shown before they are whole), and gives
+    each piece so many seconds after the one before.
+
+    LangChain's own limit wraps each piece in `asyncio.wait_for`, which makes a task of it and on Python 3.11 can lose a cancellation: the
+    stream would then go on past its limits and without its reader.
+    """
 
     run_inline = True
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, gap: asyncio.Timeout, longest: float | None) -> None:
         self._output = output
+        self._gap = gap
+        self._longest = longest
 
     def on_llm_new_token(self, token: str | list[Any], *, run_id: UUID, **kwargs: Any) -> None:
         if token:
             self._output.start()
+        if self._longest is not None and not self._gap.expired():
+            self._gap.reschedule(asyncio.get_running_loop().time() + self._longest)
 
 
-def _config(request: ModelRequest, output: Output) -> RunnableConfig:
-    own: RunnableConfig = {"callbacks": [_FirstToken(output)]} if request.is_visible else {"tags": [NO_STREAM]}
+def _config(request: ModelRequest, pieces: _Pieces) -> RunnableConfig:
+    own: RunnableConfig = {"callbacks": [pieces]} if request.is_visible else {"tags": [NO_STREAM]}
     # `ainvoke` replaces the callbacks it inherits from the node, and with them the node's token stream: merge first.
     return merge_configs(ensure_config(), own)
 

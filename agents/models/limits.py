@@ -21,7 +21,7 @@ class ModelLimits:
         connect: Longest wait for a connection to the provider. A handshake takes two round trips, and nobody is that far away.
         first_token: Longest wait of one attempt for its first token. An answer that is not streamed comes in one piece, so for it
             this is the wait for the whole. Short answers of small models take one second, long ones three to five.
-        between_tokens: Longest gap between two tokens of a stream, also between its head and the first one.
+        between_tokens: Longest gap between two pieces of a stream; many providers send an empty first one at once.
         total: Longest that one question may take: all attempts, the next models, and the streamed answer up to its end.
     """
 

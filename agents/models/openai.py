@@ -18,8 +18,8 @@ _POOL = 600.0
 def openai_model(name: str, *, api_key: SecretStr, base_url: str | None = None, limits: ModelLimits | None = None) -> LangChainModel:
     """`name` at the endpoint `base_url` (None: OpenAI's own).
 
-    Two of the limits are kept here, the wait for a connection and the gap between two tokens; the pipeline keeps the others, and
-    `total` is also the last resort on one HTTP request.
+    The HTTP client keeps the wait for a connection, the adapter the gap between two tokens, the pipeline the other limits; `total` is
+    also the last resort on one HTTP request.
 
     Args:
         name: The model's name there.
@@ -34,10 +34,10 @@ def openai_model(name: str, *, api_key: SecretStr, base_url: str | None = None, 
         base_url=base_url,
         max_retries=0,  # one retry in the whole house (ADR-0003)
         timeout=_POOL,
-        stream_chunk_timeout=limits.between_tokens,
+        stream_chunk_timeout=0.0,  # ours is kept by the adapter, which says why
         stream_usage=True,  # off by default as soon as a base_url is set, and then streams cost nothing in our books
     )
     provider = urlsplit(base_url).netloc if base_url else "openai"
     # With the request and not with the client: the clients of all roles then share one pool of connections.
     timeout = Timeout(limits.total, connect=limits.connect)
-    return LangChainModel(model, name=name, provider=provider, arguments={"timeout": timeout})
+    return LangChainModel(model, name=name, provider=provider, arguments={"timeout": timeout}, longest_gap=limits.between_tokens)

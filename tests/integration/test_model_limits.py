@@ -1,20 +1,24 @@
 """The four limits of a role, each alone against a provider over real HTTP: what is over it is given up in time, what is not is not."""
 
 import asyncio
+import math
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 from langchain_core.messages import HumanMessage
+from langgraph.errors import NodeCancelledError
 from pydantic import SecretStr
 
 from agents.models.gateway import ModelGateway
 from agents.models.limits import ModelLimits
 from agents.models.openai import openai_model
 from agents.models.port import ModelReply, ModelRequest
+from resilience.context import Output
 from resilience.deadline import Deadline
 from resilience.registry import PolicyName, PolicyRegistry, ResilienceSettings
 from tests.support.cast import CountingMeter, RecordingTracer
@@ -142,3 +146,45 @@ async def test_the_caller_may_leave_while_a_connection_is_being_made():
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
+
+
+async def test_a_caller_who_leaves_is_heard_whatever_the_stream_is_doing(provider: Provider):
+    """Also while a token is there that nobody has read yet: in that moment `asyncio.wait_for` of Python 3.11 loses a cancellation."""
+    held = threading.Event()
+    provider.behaviour = lambda request: Reply(" ".join(["word"] * 200), waits_after=(199, held))
+    gateway = impatient(provider.url, "total", 9 * LIMIT)
+
+    try:
+        for turns in range(40):
+            assert await seconds_to_leave(gateway, turns) < 3 * LIMIT
+    finally:
+        held.set()
+
+
+async def seconds_to_leave(gateway: ModelGateway, turns: int) -> float:
+    """Read an answer, be cancelled so many turns of the event loop after its first token, and tell how long it took from there."""
+    request = ModelRequest("reasoning", (HumanMessage("Is it so?"),), is_visible=True)
+    loop, cancelled, left = asyncio.get_running_loop(), -math.inf, 0.0
+
+    async def ask() -> None:
+        nonlocal left
+        task, output = asyncio.current_task(), Output()
+        assert task is not None
+
+        def leave_in(turns: int) -> None:
+            nonlocal cancelled
+            if turns:
+                loop.call_soon(leave_in, turns - 1)
+            else:
+                cancelled = loop.time()
+                task.cancel()
+
+        output.on_start(partial(leave_in, turns))
+        try:
+            await gateway.complete(request, Deadline.after(3600.0), output=output)
+        finally:
+            left = loop.time()
+
+    with suppress(NodeCancelledError):  # the node's task is cancelled, and not the graph's
+        await Reader().watch(ask)
+    return left - cancelled

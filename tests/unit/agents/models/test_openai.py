@@ -35,7 +35,7 @@ def test_no_connection_request_or_gap_between_chunks_lasts_for_ever():
 
     timeout = model._arguments["timeout"]
     assert (timeout.connect, timeout.read) == (1.0, 12.0)
-    assert inner(limits=limits).stream_chunk_timeout == 3.0
+    assert model._longest_gap == 3.0
     assert inner(limits=limits).root_async_client._client is inner().root_async_client._client
 
 
