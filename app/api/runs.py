@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
 
@@ -47,6 +48,79 @@ _VALUES: dict[int | str, dict[str, Any]] = {
 Action = Annotated[Literal["interrupt", "rollback"], Query(description="Keep what the run has written, or remove run and state.")]
 _MODES = TypeAdapter(list[str])
 _EVENT_ID = re.compile(r"[0-9]{1,18}")
+
+
+def stream_modes(given: list[str] | None) -> frozenset[str]:
+    """The modes of a query; some clients send a JSON array in one value, one sends an empty value for none.
+
+    Raises:
+        InvalidInput: It is neither a word nor such an array.
+    """
+    modes: list[str] = []
+    for value in filter(None, given or ()):
+        try:
+            modes += _MODES.validate_json(value) if value.startswith("[") else [value]
+        except ValidationError:
+            raise InvalidInput(f"stream_mode is no JSON array of words: {value}") from None
+    return frozenset(modes)
+
+
+async def last_seen(
+    last_event_id: Annotated[
+        str | None, Header(description="Only events after this one; -1: all that are kept. Without it: only new ones.")
+    ] = None,
+    since: Annotated[
+        str | None,
+        Query(alias="last_event_id", description="The same for who cannot send a header, as a browser's `EventSource`; the header wins."),
+    ] = None,
+) -> int | None:
+    """The number of the last event that a reader has, 0: none; None: it did not say.
+
+    Raises:
+        InvalidInput: It is no id of ours.
+    """
+    given = since if last_event_id is None else last_event_id
+    if given is None:
+        return None
+    if given == "-1":
+        return 0
+    if not _EVENT_ID.fullmatch(given):
+        raise InvalidInput(f"Last-Event-ID must be the id of an event, or -1: {given[:40]!r}", "invalid_event_id")
+    return int(given)
+
+
+LastSeenDep = Annotated[int | None, Depends(last_seen)]
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """What a reader wants of a run.
+
+    Attributes:
+        after: Only events after this one; None: only new ones.
+        modes: Only events of these; none: all.
+        ends_with_reader: Whether the run is cancelled when the reader leaves.
+    """
+
+    after: int | None
+    modes: frozenset[str]
+    ends_with_reader: bool
+
+
+async def following(
+    after: LastSeenDep,
+    stream_mode: Annotated[list[str] | None, Query(description="Only events of these modes; repeated, or a JSON array.")] = None,
+    cancel_on_disconnect: Annotated[bool, Query(description="Cancel the run when the reader leaves.")] = False,
+) -> Following:
+    """As the query and the headers say.
+
+    Raises:
+        InvalidInput: They make no sense.
+    """
+    return Following(after, stream_modes(stream_mode), cancel_on_disconnect)
+
+
+FollowingDep = Annotated[Following, Depends(following)]
 
 
 @router.post("/threads/{thread_id}/runs", name="create_run", responses={**_CREATED, **_REFUSALS})
@@ -146,22 +220,12 @@ async def join_run_stream(
     request: Request,
     services: ServicesDep,
     tenant: TenantDep,
-    stream_mode: Annotated[list[str] | None, Query(description="Only events of these modes; repeated, or a JSON array.")] = None,
-    cancel_on_disconnect: Annotated[bool, Query(description="Cancel the run when the reader leaves.")] = False,
-    last_event_id: Annotated[
-        str | None, Header(description="Only events after this one; -1: all of them. Without it: only new ones.")
-    ] = None,
-    since: Annotated[
-        str | None,
-        Query(alias="last_event_id", description="The same for who cannot send a header, as a browser's `EventSource`; the header wins."),
-    ] = None,
+    following: FollowingDep,
 ) -> StreamingResponse:
     """Follow a run, from any of its events on, also after it has ended as long as its events are kept."""
-    last_event_id = since if last_event_id is None else last_event_id
     run = await services.runs.get(tenant, str(thread_id), str(run_id))
-    reader = await services.runs.reader(tenant, run, after=last_seen(last_event_id), modes=stream_modes(stream_mode))
-    content = frames(reader)
-    if cancel_on_disconnect:
+    content = frames(await services.runs.reader(tenant, run, after=following.after, modes=following.modes))
+    if following.ends_with_reader:
         content = _leaving(content, services.runs, StartedRun(tenant, run))
     return event_stream(content, {"Location": f"{run_path(request, run)}/stream"})
 
@@ -257,33 +321,3 @@ async def _leaving(content: AsyncIterator[bytes], runs: RunService, started: Sta
     finally:
         if not is_complete:
             runs.leave(started.tenant, started.record)
-
-
-def last_seen(header: str | None) -> int | None:
-    """The id in a `Last-Event-ID`; None: there was no such header.
-
-    Raises:
-        InvalidInput: It is no id of ours.
-    """
-    if header is None:
-        return None
-    if header == "-1":
-        return 0
-    if not _EVENT_ID.fullmatch(header):
-        raise InvalidInput(f"Last-Event-ID must be the id of an event, or -1: {header[:40]!r}", "invalid_event_id")
-    return int(header)
-
-
-def stream_modes(given: list[str] | None) -> frozenset[str]:
-    """The modes of a query; some clients send a JSON array in one value, one sends an empty value for none.
-
-    Raises:
-        InvalidInput: It is neither a word nor such an array.
-    """
-    modes: list[str] = []
-    for value in filter(None, given or ()):
-        try:
-            modes += _MODES.validate_json(value) if value.startswith("[") else [value]
-        except ValidationError:
-            raise InvalidInput(f"stream_mode is no JSON array of words: {value}") from None
-    return frozenset(modes)

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 
 from app.api.deps import ServicesDep, TenantDep
 from app.api.headers import header_refs
 from app.api.problems import problem_responses
-from app.api.runs import join_run_stream, last_seen, stream_modes
+from app.api.runs import FollowingDep, LastSeenDep, join_run_stream, stream_modes
 from app.api.sse import event_stream, frame, unbroken
 from app.api.stream_events import MEDIA_TYPE, thread_content
 from app.errors import InvalidInput
@@ -28,7 +28,6 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 _THREAD_STREAM: dict[int | str, dict[str, Any]] = {200: {**_STREAM[200], "content": {MEDIA_TYPE: thread_content()}}}
 _MODE = "`run_modes` (default): what the runs stream; `lifecycle`: their begin and end; `state_update`: states written by hand."
-LastEventId = Annotated[str | None, Header(description="Only events after this one; -1: all that are kept. Without it: only new ones.")]
 
 router = APIRouter(tags=["runs"], responses=problem_responses(401, 503))
 
@@ -44,15 +43,14 @@ async def join_thread_stream(
     request: Request,
     services: ServicesDep,
     tenant: TenantDep,
+    seen: LastSeenDep,
     stream_mode: Annotated[list[str] | None, Query(description=_MODE)] = None,
     modes: Annotated[list[str] | None, Query(alias="stream_modes", description="The same under its other name.")] = None,
-    last_event_id: LastEventId = None,
 ) -> StreamingResponse:
     """Follow a thread: all its runs, one after the other. The stream stays open until the caller leaves or the thread is deleted."""
     wanted = stream_modes([*(stream_mode or ()), *(modes or ())]) or frozenset({"run_modes"})
     if strange := sorted(wanted - MODES):
         raise InvalidInput(f"there is no mode {strange[0]!r} of a thread's stream; there are: {', '.join(sorted(MODES))}")
-    seen = last_seen(last_event_id)
     # One entry back: the word that a run is done has the number after its end's, and is told with it.
     reader = await services.thread_streams.reader(tenant, str(thread_id), after=max(0, seen - 1) if seen is not None else None)
     path = f"{request.scope.get('root_path', '')}{request.scope['path']}"
@@ -70,13 +68,11 @@ async def join_stateless_run_stream(
     request: Request,
     services: ServicesDep,
     tenant: TenantDep,
-    stream_mode: Annotated[list[str] | None, Query(description="Only events of these modes; repeated, or a JSON array.")] = None,
-    cancel_on_disconnect: Annotated[bool, Query(description="Cancel the run when the reader leaves.")] = False,
-    last_event_id: LastEventId = None,
+    following: FollowingDep,
 ) -> StreamingResponse:
     """Follow a run that was started without a thread."""
     # It executes on a thread of its own, which has its id.
-    return await join_run_stream(run_id, run_id, request, services, tenant, stream_mode, cancel_on_disconnect, last_event_id)
+    return await join_run_stream(run_id, run_id, request, services, tenant, following)
 
 
 def _renderer(modes: frozenset[str], seen: int) -> Callable[[ThreadEvent], bytes]:

@@ -271,6 +271,7 @@ def test_what_a_run_asks_is_answered_with_buttons(offline_service: Service, open
     assert "AZ-10234" in asked
     assert ("RR-" in answer) is is_approved
     assert answer == last_message(offline_service, chat)
+    assert "refund" not in " ".join(chat.find("summary").all_text_contents())  # what was done is nothing that was looked up
     assert chat.find(".card.ask").count() == 0
     assert chat.find("#message").evaluate("field => field === document.activeElement")
 

@@ -113,18 +113,33 @@ def test_a_thread_stream_cut_after_every_event_loses_and_repeats_nothing(one: ht
     assert [event.frame for event in came] == [event.frame for event in until_done(thread_events(other, thread_id), 2)]
 
 
-def test_a_thread_stream_goes_on_after_the_event_that_is_named(one: httpx.Client) -> None:
-    """By `Last-Event-ID`; -1 is the beginning of what is kept."""
+@pytest.mark.parametrize(("place", "name"), [("headers", "Last-Event-ID"), ("params", "last_event_id")])
+def test_a_thread_stream_goes_on_after_the_event_that_is_named(one: httpx.Client, place: str, name: str) -> None:
+    """By `Last-Event-ID`, or in the query for who cannot send a header; -1 is the beginning of what is kept."""
     thread_id = new_thread(one)
     run(one, thread_id, "hello")
     came = []
     for last_event_id in ("-1", "2"):
-        with one.stream("GET", f"/threads/{thread_id}/stream", headers={"Last-Event-ID": last_event_id}) as response:
+        options: Any = {place: {name: last_event_id}}
+        with one.stream("GET", f"/threads/{thread_id}/stream", **options) as response:
             came.append(until_done(events(response)))
 
     whole, rest = came
     assert [event.frame for event in rest] == [event.frame for event in whole if event.id > 2]
     assert 0 < len(rest) < len(whole)
+
+
+@pytest.mark.parametrize(("place", "name"), [("headers", "Last-Event-ID"), ("params", "last_event_id")])
+def test_a_run_without_a_thread_goes_on_after_the_event_that_is_named(one: httpx.Client, place: str, name: str) -> None:
+    """The same for a run that is known by its id alone."""
+    run_id = one.post("/runs", json=brisk("hello", on_completion="keep")).raise_for_status().json()["run_id"]
+    whole = follow(one, f"/threads/{run_id}/runs/{run_id}/stream", -1)
+
+    options: Any = {place: {name: str(whole[1].id)}}
+    with one.stream("GET", f"/runs/{run_id}/stream", **options) as response:
+        rest = list(events(response))
+
+    assert [event.frame for event in rest] == [event.frame for event in whole[2:]]
 
 
 def test_without_an_id_a_thread_stream_has_only_what_is_yet_to_come(one: httpx.Client, other: httpx.Client) -> None:

@@ -596,8 +596,8 @@ function activity() {
     lastSpeaker = speaker;
     view.announce(texts.working(view.nameOf(speaker)));
   }
-  const open = conversation.lookups.filter(({ isOver }) => !isOver);
+  const looked = view.lookedUp(conversation.lookups.filter(({ isOver }) => !isOver));
   if (isWriting) return texts.writing(view.nameOf(speaker));
-  if (open.length) return `${view.nameOf(speaker)} · ${texts.looking(view.lookedUp(open))}`;
+  if (looked) return `${view.nameOf(speaker)} · ${texts.looking(looked)}`;
   return speaker ? texts.working(view.nameOf(speaker)) : texts.thinking;
 }

@@ -105,8 +105,8 @@ const EN = {
     get_customer: "your account",
     list_invoices: "your invoices",
     service_status: "service status",
-    open_refund_request: "Open a refund request",
   },
+  actions: { open_refund_request: "Open a refund request" }, // nothing is looked up by them, and who approves them sees a card
   arguments: { order_id: "Order", reason: "Reason", amount_eur: "Amount (€)", query: "Query" },
 };
 
@@ -215,8 +215,8 @@ const ES = {
     get_customer: "tu cuenta",
     list_invoices: "tus facturas",
     service_status: "estado del servicio",
-    open_refund_request: "Abrir una solicitud de reembolso",
   },
+  actions: { open_refund_request: "Abrir una solicitud de reembolso" },
   arguments: { order_id: "Pedido", reason: "Motivo", amount_eur: "Importe (€)", query: "Consulta" },
 };
 

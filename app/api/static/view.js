@@ -128,9 +128,13 @@ export class View {
     return name ? named(this.texts.names, name) : this.texts.team;
   }
 
-  // What was looked up, in words.
+  // What was looked up, in words; "": nothing.
   lookedUp(lookups) {
-    return [...new Set(lookups.map(({ tool }) => named(this.texts.tools, tool)))].join(", ");
+    return [...new Set(this.#lookups(lookups).map(({ tool }) => named(this.texts.tools, tool)))].join(", ");
+  }
+
+  #lookups(calls) {
+    return calls.filter(({ tool }) => !(tool in this.texts.actions));
   }
 
   #words() {
@@ -243,7 +247,8 @@ export class View {
     if (message.role === "assistant" && !message.isDraft && !message.isStopped) {
       if (note.escalation) parts.push(this.#escalation(note.escalation));
       if (note.degraded?.length) parts.push(this.#degraded(note.degraded));
-      if (message.lookups?.length) parts.push(this.#lookups(message.lookups, note.sources ?? []));
+      const lookups = this.#lookups(message.lookups ?? []);
+      if (lookups.length) parts.push(this.#sources(lookups, note.sources ?? []));
       if (note.runId) parts.push(this.#feedback(message, note));
     }
     const focused = article.extras.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
@@ -287,7 +292,7 @@ export class View {
     return card;
   }
 
-  #lookups(lookups, sources) {
+  #sources(lookups, sources) {
     const { texts } = this;
     const list = make("ul");
     const seen = new Set();
@@ -361,7 +366,7 @@ export class View {
   #ask({ id, value }) {
     const { texts } = this;
     const isApproval = value?.kind === "approval";
-    const title = make("h2", { id: `ask-${id}`, text: isApproval ? named(texts.tools, value.tool) : texts.askedTitle });
+    const title = make("h2", { id: `ask-${id}`, text: isApproval ? named(texts.actions, value.tool) : texts.askedTitle });
     const card = make("section", { className: "card ask" }, title);
     card.setAttribute("aria-labelledby", title.id);
     if (isApproval) {

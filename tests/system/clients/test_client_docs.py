@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.node import PROGRAMS, run_node
@@ -14,6 +16,7 @@ from tests.support.service import Service
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted((ROOT / "docs/clients").glob("*.md"))
+THREADS = ROOT / "docs/threads.md"
 LOCAL = "http://localhost:8000"
 
 
@@ -142,3 +145,15 @@ def test_the_index_names_every_page() -> None:
     """A page that is not listed is not found."""
     index = (ROOT / "docs/clients/README.md").read_text("utf-8")
     assert [page.name for page in PAGES if page.name != "README.md" and f"({page.name})" not in index] == []
+
+
+def test_the_page_about_threads(http: httpx.Client) -> None:
+    """Both bodies of a new thread do what the page says of them."""
+    lives, begun = (json.loads(body) for body in re.findall(r"^```json\n(.*?)^```", THREADS.read_text("utf-8"), re.DOTALL | re.MULTILINE))
+
+    kept = http.post("/threads", json=lives).raise_for_status().json()["thread_id"]
+    thread = http.post("/threads", json=begun).raise_for_status().json()["thread_id"]
+
+    assert http.get(f"/threads/{kept}", params={"include": "ttl"}).json()["ttl"]["ttl_minutes"] == 60
+    (message,) = http.get(f"/threads/{thread}/state").json()["values"]["messages"]
+    assert (message["type"], message["content"]) == ("human", "hello")
