@@ -40,6 +40,7 @@ from app.api.deps import Services
 from app.api.openapi import describe
 from app.api.rate_limit import LEFT, POLICY, RateLimitFields
 from app.api.request_id import RequestId
+from app.bootstrap.garbage import collect_less
 from app.bootstrap.running import run, running
 from app.settings import Settings
 from graphs.registry import GraphEntry
@@ -144,6 +145,7 @@ async def serve(settings: Settings, more: Sequence[GraphEntry] = ()) -> None:
             server_header=False,
             timeout_graceful_shutdown=CONNECTION_GRACE,
         )
+        collect_less()
         print(_banner(settings), file=sys.stderr, flush=True)  # noqa: T201  for the person at the terminal
         await _Server(config, services.runs.begin_drain).serve()
 

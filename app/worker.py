@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from app.bootstrap.garbage import collect_less
 from app.bootstrap.running import run, running
 from app.settings import Settings
 from app.telemetry.logging import get_logger
@@ -27,6 +28,7 @@ async def work(settings: Settings, more: Sequence[GraphEntry] = ()) -> None:
         loop.add_signal_handler(sig, stopping.set)
     async with running(settings, always_executes=True, more=more) as services:
         with _metrics(services.metrics, settings):
+            collect_less()
             get_logger().info("worker_ready")
             await stopping.wait()
             get_logger().info("worker_draining")

@@ -11,7 +11,7 @@ A **probe** lets fewer calls be under way, a third less or what the ratio says. 
 it was right, and another third goes; if not, none waits now: that is the measure from here on, and the last step is taken back.
 So the limit never falls because calls have become slow, only because fewer at once are quicker: a provider that is slow today, or noisy
 by nature, is not strangled. Now and then, while all is in use, a probe begins without a reason, since a measure may be wrong or old.
-While this process has no CPU to spare nothing is learned: what waits then waits for us.
+While this process has little CPU to spare nothing is learned: what waits then waits for us.
 
 That a latency gradient finds the limit is the idea of Netflix's concurrency-limits (Gradient2) and of TCP Vegas; that the unqueued
 time has to be looked for again and again, by using less for a moment, is that of TCP BBR (Cardwell et al., "BBR: Congestion-Based
@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from math import sqrt
+
+from resilience.clock import OURS
 
 FEWEST_SAMPLES, MOST_SAMPLES = 40, 300
 """Calls that are looked at together, within these bounds: as many as may be under way, and as many as the next number needs."""
@@ -56,9 +58,6 @@ IN_USE, MATTERS = 0.8, 0.25
 """Shares of the limit that must have been used for it to grow because all went well, and for it to be blamed if not."""
 GROWTH = 1.1
 """Growth by window, once the limit has been too high for the first time."""
-OURS = 0.9
-"""Share of one core that this process used while a sample was taken, from which on the sample says nothing of the dependency: its calls
-have waited for this process."""
 THROTTLED_SHARE = 0.15
 """Share of refusals for too many calls (429) in a window above which the limit is cut. Single ones are every provider's noise."""
 FLOODED_SHARE, FLOODED_CALLS = 0.5, 3

@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
-from resilience.clock import Clock, SystemClock
+from resilience.clock import OURS, Clock, SystemClock
 from resilience.context import CallContext
 from resilience.events import Broadcast, EventKind, Listener, ResilienceEvent
 from resilience.policy import Call, T
 from resilience.quantile import RollingQuantile
 
 LATE, LOOK_AGAIN = 0.01, 0.05
-"""Seconds by which the timer of a second call may be late before this process itself is taken for what is slow: then a second call would
-only be more of what it has too much of. And seconds until it is looked again whether it still is."""
+"""Seconds by which the timer of a second call may be late before this process itself is taken for what is slow, as it is if it used `OURS`
+of a core meanwhile: then a second call would only be more of what it has too much of. And seconds until it is looked again whether it
+still is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Hedge:
         """Run the call, twice if that may help."""
         if not ctx.is_read_only or ctx.attempt > 1:
             return await call(ctx)
-        begun = self._clock.monotonic()
+        begun, used = self._clock.monotonic(), self._clock.cpu()
         after = self._patience(ctx)
         if after is None:
             result = await call(ctx)
@@ -99,13 +100,16 @@ class Hedge:
             self._earn()
             return result
 
+        def is_ours() -> bool:
+            return self._clock.cpu() - used >= OURS * (self._clock.monotonic() - begun) > 0.0
+
         def may_start() -> bool:
             if ctx.output.has_started or not self._pay():
                 return False
             self._tell(ResilienceEvent(EventKind.HEDGE_STARTED, ctx.operation, self._dependency, {"after": after}))
             return True
 
-        race = _Race(call, ctx, may_start)
+        race = _Race(call, ctx, is_ours, may_start)
         result = await race.run(after)
         took = self._clock.monotonic() - begun
         self._earn()
@@ -148,9 +152,10 @@ class _Race(Generic[T]):
         Exception: The first one's error: it failed, and so did the second, if there was one.
     """
 
-    def __init__(self, call: Call[T], ctx: CallContext, may_start: Callable[[], bool]) -> None:
+    def __init__(self, call: Call[T], ctx: CallContext, is_ours: Callable[[], bool], may_start: Callable[[], bool]) -> None:
         self._call = call
         self._ctx = ctx
+        self._is_ours = is_ours
         self._may_start = may_start
         caller = asyncio.current_task()
         assert caller is not None  # coroutines run in tasks
@@ -199,7 +204,7 @@ class _Race(Generic[T]):
         self._timer = self._loop.call_at(due, self._start, due)
 
     def _start(self, due: float) -> None:
-        if self._loop.time() > due + LATE:
+        if self._loop.time() > due + LATE or self._is_ours():
             self._start_in(LOOK_AGAIN)
         elif self._may_start():
             self._second = self._loop.create_task(self._again(), name=f"hedge of {self._ctx.operation}")

@@ -72,9 +72,18 @@ async def read(ctx: CallContext) -> CallContext:
     return replace(ctx, is_read_only=True)
 
 
+class BusyClock(LoopClock):
+    """Of a process that uses a share of a core."""
+
+    share = 0.0
+
+    def cpu(self) -> float:
+        return self.share * self.monotonic()
+
+
 async def trained(read: CallContext, settings: HedgeSettings = RICH, calls: int = 20, **more) -> Hedge:
     """A hedge that has seen this many calls of the usual length."""
-    hedge = Hedge(settings, clock=LoopClock(), dependency="model:a", **more)
+    hedge = Hedge(settings, dependency="model:a", **{"clock": LoopClock(), **more})
     await asyncio.gather(*(hedge.execute(Dependency(USUAL), read) for _ in range(calls)))
     return hedge
 
@@ -135,6 +144,18 @@ async def test_a_process_that_stays_slow_makes_no_second_call(read: CallContext)
             await hedge.execute(slow, read)
 
     assert len(slow.begun) == 1
+
+
+@pytest.mark.parametrize(("share", "calls"), [(0.7, 2), (0.8, 1)])
+async def test_a_process_without_cpu_to_spare_makes_no_second_call(read: CallContext, share: float, calls: int):
+    """From three quarters of a core on the call may as well be slow because of us."""
+    clock = BusyClock()
+    hedge, slow = await trained(read, clock=clock), Dependency(3 * USUAL)
+    clock.share = share
+
+    await hedge.execute(slow, read)
+
+    assert len(slow.begun) == calls
 
 
 async def test_the_first_of_a_slow_call_wins_and_the_second_is_cancelled(read: CallContext, events: list[ResilienceEvent]):
