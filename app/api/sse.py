@@ -72,7 +72,8 @@ async def rendered(reader: Reader[T], render: Callable[[T], bytes]) -> AsyncIter
             given_up = min(given_up, loop.time() + STORAGE_PATIENCE)
             if loop.time() >= given_up:
                 return
-            await asyncio.sleep(STORAGE_RETRY)
+            if not reader.is_cut:
+                await asyncio.sleep(STORAGE_RETRY)
             events = []
         if reader.is_cut:
             yield RECONNECT_FRAME

@@ -30,7 +30,7 @@ OVERDUE = 1.0
 """How long after a run's deadline its readers still wait for its end, seconds: it is being written, or the storage is away and it
 cannot be."""
 LAST_LOOK = 0.5
-"""How long the storage may take to say what there is, once a run is overdue, seconds."""
+"""How long the storage may take to say what there is to who comes when the run is overdue already, seconds."""
 _ALWAYS = TERMINAL_EVENTS | {"metadata"}
 
 Snapshot = Callable[[str, RunRecord], Awaitable[bytes]]
@@ -321,7 +321,7 @@ class LogReader:
             StorageUnavailable: The events are not in this process's memory and Redis cannot be asked.
         """
         loop = asyncio.get_running_loop()
-        limit = max(self._overdue, loop.time() + LAST_LOOK)
+        limit = self._overdue if loop.time() < self._overdue else loop.time() + LAST_LOOK
         try:
             async with asyncio.timeout_at(limit):
                 return await self._read(min(loop.time() + timeout, limit))
@@ -329,7 +329,7 @@ class LogReader:
             self._is_overdue = True
             return []
         except StorageError:
-            self._is_overdue = loop.time() >= self._overdue
+            self._is_overdue = loop.time() + STORAGE_RETRY >= self._overdue  # the next look would come too late
             raise
 
     async def _read(self, end: float) -> list[Event]:
