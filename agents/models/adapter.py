@@ -160,12 +160,6 @@ def _translate(exc: Exception, output: Output) -> DependencyError | None:
     # An API timeout is also a connection error, so it goes first; TimeoutError is the gap between two chunks.
     if isinstance(exc, openai.APITimeoutError | TimeoutError):
         return ModelTimedOut("the provider did not answer in time")
-    # The client judges answers with a schema itself, and its verdicts are no API errors.
-    if isinstance(exc, openai.LengthFinishReasonError):
-        paid = exc.completion.usage
-        return OutputInvalid("cut", CUT, Usage(paid.prompt_tokens, paid.completion_tokens) if paid else None)
-    if isinstance(exc, openai.ContentFilterFinishReasonError):
-        return OutputInvalid("refused", "the model would not answer")
     if isinstance(exc, openai.APIResponseValidationError):
         return OutputInvalid("garbage", "the provider's answer is not a completion")
     if isinstance(exc, openai.APIStatusError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
+from langchain_core.language_models import LanguageModelInput
 from langchain_openai import ChatOpenAI
 from openai import Timeout
 from pydantic import SecretStr
@@ -13,6 +15,25 @@ from agents.models.limits import ModelLimits
 
 _POOL = 600.0
 """Read limit of the connections that all models of an endpoint share, seconds; each request brings its own."""
+_FOR_THE_CLIENT = frozenset({"model", "stream", "timeout", "extra_headers", "extra_query"})
+"""Arguments of a request that the client itself needs to see; the others only travel."""
+
+
+class PlainChatOpenAI(ChatOpenAI):
+    """`ChatOpenAI` whose requests are sent as LangChain wrote them.
+
+    The client goes through every request by the types of its fields, for names that it might have to change, which are none here; for
+    answers with a schema it also makes types that nobody reads. That was a sixth of a run's CPU time (ADR-0043). It leaves `extra_body`
+    alone, so what it need not see travels there.
+    """
+
+    def _get_request_payload(self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+        payload = super()._get_request_payload(input_, stop=stop, **kwargs)
+        if self._use_responses_api(payload):  # another route, with another body
+            return payload
+        body = {name: value for name, value in payload.items() if name not in _FOR_THE_CLIENT}
+        body.update(body.pop("extra_body", None) or {})
+        return {**{name: payload[name] for name in _FOR_THE_CLIENT & payload.keys()}, "messages": [], "extra_body": body}
 
 
 def openai_model(name: str, *, api_key: SecretStr, base_url: str | None = None, limits: ModelLimits | None = None) -> LangChainModel:
@@ -28,7 +49,7 @@ def openai_model(name: str, *, api_key: SecretStr, base_url: str | None = None, 
         limits: How long the role waits that this is for; None: as a specialist does.
     """
     limits = limits or ModelLimits()
-    model = ChatOpenAI(
+    model = PlainChatOpenAI(
         model=name,
         api_key=api_key,
         base_url=base_url,

@@ -13,7 +13,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIRateLimitError
 from langgraph.graph import END, START, MessagesState, StateGraph
-from openai.types.chat import ChatCompletion
 
 from agents.errors import (
     ModelRejectedRequest,
@@ -71,8 +70,6 @@ ERRORS = [
     (openai.NotFoundError("where", response=answered(404), body=None), ModelRejectedRequest),
     (OpenAIContextOverflowError("long", response=answered(400), body=None), ModelRejectedRequest),
     (openai.APIResponseValidationError(answered(200), None), OutputInvalid),
-    (openai.LengthFinishReasonError(completion=ChatCompletion.model_construct()), OutputInvalid),
-    (openai.ContentFilterFinishReasonError(), OutputInvalid),
     (ModelAPIError("another provider's 500"), ModelUnavailable),
     (ModelAuthenticationError("another provider's 401"), ModelRejectedRequest),
     (ValueError("no JSON"), OutputInvalid),
