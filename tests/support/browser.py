@@ -147,6 +147,7 @@ FAULTS = """() => {
     if (contrast < 4.5) faults.push(`contrast ${contrast.toFixed(2)}: ${e.className} ${e.textContent.slice(0, 30)}`);
   }
   if (document.documentElement.scrollWidth > innerWidth) faults.push("scrolls sideways");
+  if (document.documentElement.scrollHeight > innerHeight) faults.push("scrolls as a page");
   return faults;
 }"""
 """JavaScript: what keeps somebody from using the page: controls without a name, dangling references, text too faint to read."""
