@@ -160,8 +160,11 @@ def known(offline_service: Service) -> dict[str, str]:
     with httpx.Client(base_url=offline_service.url, timeout=60) as http:
         busy = new_thread(http)
         response, _ = stream(http, f"/threads/{busy}/runs/stream", says("hello"))
+        idle = new_thread(http)
+        # A search has what happened before it in the index; nothing of it is then written later.
+        assert http.post("/threads/count", json={"status": "busy"}).json() == 0
         return {
-            "thread": new_thread(http),
+            "thread": idle,
             "owner": busy,
             "run": response.headers["content-location"].rpartition("/")[2],
             "some": some_id(),

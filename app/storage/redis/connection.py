@@ -18,6 +18,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry as BlockingRetry
 
 from app.storage.errors import LeaseLost, StorageUnavailable, StorageUnsuitable
+from app.storage.redis.shared_trips import SharedTrips
 
 MINIMUM_VERSION = (6, 2)
 LEASE_LOST = "LEASELOST"  # first word of the error that our scripts answer with when the fence does not hold
@@ -58,7 +59,7 @@ def connect(
         driver_info=None,
     )
     pool.connection_class = _CANCELLABLE[pool.connection_class]
-    return Redis.from_pool(pool)
+    return SharedTrips.from_pool(pool)
 
 
 LAST_LOOK = 0.1
