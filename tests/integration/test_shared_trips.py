@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError, DataError, ResponseError, TimeoutError
 
+from app.storage.redis import shared_trips
 from app.storage.redis.connection import connect
 from app.storage.redis.shared_trips import MOST_TOGETHER, TRIPS_AT_ONCE, SharedTrips
 from tests.support.redis_server import RedisServer
@@ -200,3 +201,15 @@ async def test_two_hundred_writers_share_what_one_needs(redis_client: SharedTrip
     assert found == [list(range(1, 21))] * 200
     assert len(redis_client.connection_pool._available_connections) <= TRIPS_AT_ONCE
     assert (sum(trips), max(trips)) == (4_000, MOST_TOGETHER)
+
+
+async def test_what_is_issued_when_a_trip_ends_is_not_forgotten(redis_client: SharedTrips, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever moment it is: of the only trip there may be, or of the last of several that end together."""
+    monkeypatch.setattr(shared_trips, "TRIPS_AT_ONCE", 1)
+
+    for turns in range(60):
+        await redis_client.incr("n")
+        for _ in range(turns):  # of the event loop
+            await asyncio.sleep(0)
+        async with asyncio.timeout(LIMIT):
+            await redis_client.incr("n")

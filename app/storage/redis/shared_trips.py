@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Connection, Redis
 from redis.connection import PythonRespSerializer
@@ -71,23 +71,25 @@ class SharedTrips(Redis):
         reply = asyncio.get_running_loop().create_future()
         self._waiting.append(_Command(name, options, self._pack(*args), reply))  # type: ignore[no-untyped-call]
         if len(self._trips) < TRIPS_AT_ONCE:
-            trip = asyncio.create_task(self._travel(), name="redis trip")
-            self._trips.add(trip)
-            trip.add_done_callback(self._trips.discard)
+            self._trips.add(asyncio.create_task(self._travel(), name="redis trip"))
         return await reply
 
     async def _travel(self) -> None:
         """Make trips until nothing waits."""
-        while commands := self._next():
-            try:
-                connection = await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-            except (RedisError, OSError) as exc:
-                _fail(commands, exc)
-                continue
-            try:
-                await self._trip(connection, commands)
-            finally:
-                await self.connection_pool.release(connection)
+        try:
+            while commands := self._next():
+                try:
+                    connection = await self.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+                except (RedisError, OSError) as exc:
+                    _fail(commands, exc)
+                    continue
+                try:
+                    await self._trip(connection, commands)
+                finally:
+                    await self.connection_pool.release(connection)
+        finally:
+            # In the same moment in which nothing waits any more: what comes a moment later must find this trip gone.
+            self._trips.discard(cast(asyncio.Task[None], asyncio.current_task()))
 
     def _next(self) -> list[_Command]:
         taken, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
