@@ -126,7 +126,7 @@ class CallContext:
 
     def with_attempt(self, attempt: int) -> CallContext:
         """The same call, tried again."""
-        return replace(self, attempt=attempt)
+        return self if attempt == self.attempt else replace(self, attempt=attempt)
 
     def with_deadline(self, deadline: Deadline) -> CallContext:
         """The same call with less (never more) time."""
