@@ -172,7 +172,7 @@ async def measure(name: str, plan: Plan, folder: Path) -> dict[str, Any]:
             provider = await start("benchmarks.bench_provider").ready()
             loaders.append(provider.process)
             models = {"OPENAI_BASE_URL": f"http://127.0.0.1:{provider.port}/v1", "OPENAI_API_KEY": "stand-in"}
-        ours = start("app.main", CONFORMANCE_GRAPH="true", RATE_LIMIT_RPM="0", **models)
+        ours = start("app.main", CONFORMANCE_GRAPH="true", RATE_LIMIT_RPM="0", **bench_policies.CROWDED, **models)
         floors = {route: start("benchmarks.floor", **models) for route in (workload.graph, *workload.others)}
         await asyncio.gather(*(server.ready() for server in (ours, *floors.values())))
         systems = [_ours(workload, ours), *(_floor(workload, server, route) for route, server in floors.items())]
